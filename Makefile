@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types install clean
+
+demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
+	$(BIN)/dmx demo --out demo-out --overwrite
+
+test: lint types  ## linters, types and the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow an editable install's import hooks: it reads the packages through a tree of links.
+types: $(INSTALLED)
+	@rm -rf build/mypy && mkdir -p build/mypy/depthmask
+	@ln -s $(CURDIR)/depthmask/* build/mypy/depthmask/
+	@ln -s $(CURDIR)/export $(CURDIR)/bench $(CURDIR)/train build/mypy/depthmask/
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# Installs again only when what is to be installed has changed.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python must be 3.11 or newer, but $(PYTHON) is older. Try make PYTHON=python3.11" >&2; exit 4; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo-out *.egg-info

@@ -1,0 +1,163 @@
+"""The whole path on the shipped photographs: export, verify, benchmark, run, and a report of it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depthmask.atomic import new_folder
+from depthmask.bench.demo_page import DemoPicture, demo_page
+from depthmask.bench.grid import run_grid
+from depthmask.bench.plot import plot_png
+from depthmask.bench.result import BenchResult, write_result
+from depthmask.bundle import Bundle, Precision, open_bundle
+from depthmask.errors import CheckFailedError
+from depthmask.export.exporter import export_chain
+from depthmask.export.source import open_chain
+from depthmask.export.verify import VerifyReport, verify_bundle
+from depthmask.frames import Resolution, read_image
+from depthmask.pipeline import Pipeline
+from depthmask.runtimes import installed
+from depthmask.samples import open_samples, shipped_photos
+from depthmask.video.overlay import Look, next_range, render
+from depthmask.video.runner import RunSummary, run
+from depthmask.video.sinks import FolderSink
+from depthmask.video.sources import open_source
+
+REPORT_FILE = "report.html"
+_RESOLUTIONS = tuple(Resolution(side, side) for side in (64, 128, 224))
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+_SECONDS_PER_CELL = 1.5
+_PICTURE_HEIGHT_PX = 220
+
+Progress = Callable[[str], None]
+"""Told of each phase as it begins."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made."""
+
+    report: Path
+    bench: BenchResult
+    verified: dict[str, VerifyReport]
+    """By bundle and runtime."""
+    run: RunSummary
+    seconds: float
+
+
+def run_demo(
+    out: Path,
+    *,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress = lambda phase: None,
+) -> DemoResult:
+    """Write bundles, a benchmark, pictures and report.html to `out`; nothing appears unless all is there.
+
+    Raises:
+        UsageError: `out` exists and `overwrite` is off.
+        OutputError: it cannot be written.
+        CheckFailedError: a bundle does not agree with PyTorch, or a benchmark cell failed.
+        UnavailableError: PyTorch or a runtime is not installed.
+    """
+    started = time.perf_counter()
+    with new_folder(out, overwrite=overwrite) as folder:
+        bundles = _export(folder, progress)
+        verified = _verify(bundles, threads, progress)
+        progress("benchmarking")
+        bench = run_grid(
+            bundles[:1],
+            samples=open_samples(),
+            threads=threads,
+            seconds=_SECONDS_PER_CELL,
+            progress=lambda doing, done, total: progress(f"benchmarking: {doing}"),
+        )
+        if bench.problems:
+            raise CheckFailedError(f"a benchmark cell failed: {bench.problems[0].problem}")
+        write_result(bench, folder / "bench.json")
+        progress("running on the photographs")
+        summary = _run(folder, bundles[0], threads)
+        progress("writing the report")
+        page = demo_page(
+            bundles, verified, bench, plot_png(bench), _pictures(bundles[0], threads), summary
+        )
+        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    seconds = time.perf_counter() - started
+    return DemoResult(out / REPORT_FILE, bench, verified, summary, seconds)
+
+
+def _export(folder: Path, progress: Progress) -> list[Bundle]:
+    chain, weights = open_chain()
+    samples = open_samples()
+    return [
+        export_chain(
+            chain,
+            folder / f"lite-{precision}",
+            resolution=_RESOLUTIONS,
+            precision=precision,
+            weights=weights,
+            data=samples,
+            progress=lambda phase, precision=precision: progress(f"exporting {precision}: {phase}"),  # type: ignore[misc]
+        )
+        for precision in _PRECISIONS
+    ]
+
+
+def _verify(
+    bundles: list[Bundle], threads: int | None, progress: Progress
+) -> dict[str, VerifyReport]:
+    """Every bundle on every runtime, as `dmx verify` would: opened again, files hashed."""
+    reports = {}
+    for bundle in bundles:
+        for runtime in installed():
+            if runtime == "torch":
+                continue  # what the others are compared with
+            progress(f"verifying {bundle.path.name} on {runtime}")
+            opened = open_bundle(bundle.path)
+            report = verify_bundle(opened, runtime=runtime, threads=threads)
+            if not report:
+                raise CheckFailedError(f"{bundle.path.name}: {'; '.join(report.failures())}")
+            reports[f"{bundle.path.name} on {runtime}"] = report
+    return reports
+
+
+def _run(folder: Path, bundle: Bundle, threads: int | None) -> RunSummary:
+    photos = shipped_photos()[0].parent
+    with (
+        Pipeline.open(bundle.path, threads=threads) as pipeline,
+        open_source(str(photos)) as source,
+    ):
+        chain = pipeline.manifest.chain
+        look = Look(chain.kind, chain.depth_unit)
+        with FolderSink(folder / "photos", ("overlay", "mask", "depth"), look) as sink:
+            return run(pipeline, source, sink)
+
+
+def _pictures(bundle: Bundle, threads: int | None) -> list[DemoPicture]:
+    """Every shipped photograph with its mask and depth, as JPEG."""
+    pictures = []
+    with Pipeline.open(bundle.path, threads=threads) as pipeline:
+        chain = pipeline.manifest.chain
+        for path in shipped_photos():
+            photo = read_image(path)
+            scale = _PICTURE_HEIGHT_PX / photo.shape[0]
+            small = np.asarray(
+                cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            )
+            prediction = pipeline(small.astype(np.uint8))
+            view = render(
+                "side",
+                small.astype(np.uint8),
+                prediction,
+                next_range(None, prediction, chain.kind),
+                Look(chain.kind, chain.depth_unit),
+            )
+            _, jpeg = cv2.imencode(".jpg", view[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+            pictures.append(DemoPicture(path.stem.replace("_", " "), jpeg.tobytes()))
+    return pictures

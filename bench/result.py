@@ -1,0 +1,171 @@
+"""What a benchmark found: versioned, with the machine in it, and units in the names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from depthmask.accuracy import AccuracyResult, DepthAccuracy
+from depthmask.atomic import write_file
+from depthmask.bench.latency import LatencyResult
+from depthmask.bench.machine import Machine
+from depthmask.errors import (
+    CheckFailedError,
+    InputError,
+    OutputError,
+    UnavailableError,
+    UsageError,
+)
+from depthmask.frames import Resolution
+from depthmask.presets import Kind
+
+Status = Literal["ok", "failed", "unavailable"]
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a runtime's outputs are from those of the first runtime that ran the same graph."""
+
+    reference_runtime: str
+    frames: int
+    mask_max_abs: float
+    depth_max_rel: float
+    """The largest difference, as a share of the reference's largest depth."""
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One bundle at one resolution on one runtime."""
+
+    bundle: str
+    preset: str
+    kind: Kind
+    precision: str
+    height_px: int
+    width_px: int
+    gmac: float
+    runtime: str
+    device: str
+    """The one that ran; where nothing ran, the one asked for."""
+    threads: int | None
+    """None: the runtime's own choice."""
+    status: Status
+    problem: str | None = None
+    """Why there are no numbers."""
+    rss_growth_bytes: int | None = None
+    """What opening and a first inference added to the process, the runtime's library aside."""
+    latency: LatencyResult | None = None
+    accuracy: AccuracyResult | None = None
+    """None where the data set has no labels."""
+    agreement: Agreement | None = None
+
+    @property
+    def resolution(self) -> Resolution:
+        """What the networks saw."""
+        return Resolution(self.height_px, self.width_px)
+
+    @property
+    def depth(self) -> DepthAccuracy | None:
+        """Where this kind of chain is judged: a foreground chain inside the mask."""
+        if self.accuracy is None:
+            return None
+        foreground = self.kind == "foreground"
+        return self.accuracy.depth_in_mask if foreground else self.accuracy.depth_frame
+
+
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All cells of one benchmark on one machine."""
+
+    schema: Literal[1] = 1
+    made_at: str
+    """UTC, ISO 8601."""
+    machine: Machine
+    data: str
+    """Name of the data set."""
+    frame_sizes: tuple[str, ...]
+    """HxW in pixels, of the frames that were timed."""
+    seconds_per_cell: float
+    rounds: int
+    cells: tuple[Cell, ...]
+
+    @property
+    def problems(self) -> tuple[Cell, ...]:
+        """The cells without numbers."""
+        return tuple(cell for cell in self.cells if cell.status != "ok")
+
+    def __repr__(self) -> str:
+        return f"BenchResult({len(self.cells)} cells, {len(self.problems)} without numbers)"
+
+
+def write_result(result: BenchResult, path: Path) -> None:
+    """Write as JSON; the old file or the new one is there, never half of either.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    document = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    write_output(path, document)
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read what `write_result` wrote.
+
+    Raises:
+        InputError: there is none, or it is damaged or of another version.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=BenchResult)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} must be a result of `dmx bench --out`, but it is damaged or of another version:"
+            f" {error}"
+        ) from error
+
+
+def check_complete(result: BenchResult) -> None:
+    """Refuse a result in which a cell has no numbers.
+
+    Raises:
+        UnavailableError: nothing but packages or devices is missing.
+        CheckFailedError: a cell failed.
+    """
+    if not result.problems:
+        return
+    first = result.problems[0]
+    message = (
+        f"every cell must be measured, but {len(result.problems)} of {len(result.cells)} were not:"
+        f" {first.bundle} {first.resolution} {first.runtime}: {first.problem}"
+    )
+    if all(cell.status == "unavailable" for cell in result.problems):
+        raise UnavailableError(message)
+    raise CheckFailedError(message)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user asked for, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output file that exists or cannot be written, before any work is done for it.
+
+    Raises:
+        UsageError: it exists and `overwrite` is off, or it is a folder.
+        OutputError: the folder that would hold it is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} must be a file, but it is a folder. Try {path / 'bench.json'}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} must not exist yet, but it does. Try --overwrite or another name")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: {path.parent} is not a writable folder")

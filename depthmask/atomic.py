@@ -1,0 +1,160 @@
+"""Files and folders that are the old one or the new one, never half of either."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from depthmask.errors import OutputError, UsageError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write to a temporary name beside `path`, sync, then replace `path`.
+
+    Raises:
+        OSError: the file cannot be written; `path` is as it was.
+
+    """
+    descriptor, temporary_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(temporary_name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends without an error.
+
+    Raises:
+        UsageError: `target` exists and `overwrite` is off, or is not a folder.
+        OutputError: it cannot be written.
+
+    """
+    check_target(target, overwrite=overwrite)
+    target = target.absolute()  # "." has no name of its own
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _sync_tree(temporary)
+        _put_in_place(temporary, target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        # What is still under the temporary name: an unfinished folder, or the old one.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists, before any work is done for it.
+
+    Raises:
+        UsageError: it exists and `overwrite` is off, or something else than a folder is there.
+        OutputError: the folder that would hold it cannot be written.
+
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"{target} must be a folder, but it is a file. Try another --out")
+    if target.exists() and not overwrite:
+        raise UsageError(
+            f"{target} must not exist yet, but it does. Try --overwrite or another --out"
+        )
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise OutputError(f"{target} cannot be written: {parent} is not a writable folder")
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename, or exchange with what is there (a plain rename over a full folder fails)."""
+    if not target.exists():
+        temporary.rename(target)
+    elif not _exchange(temporary, target):
+        _move_aside(temporary, target)
+    _sync_folder(target.parent)
+
+
+def _move_aside(temporary: Path, target: Path) -> None:
+    """Exchange in two steps; where the second one fails, what was there goes back."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / "old"
+    try:
+        target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        # Only an empty folder: if even going back failed, `old` is all that there is.
+        with suppress(OSError):
+            aside.rmdir()
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step (renameat2, Linux); False where that does not exist."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if libc.renameat2(*arguments) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):  # an old kernel, or a file system without it
+        return False
+    raise OSError(number, os.strerror(number), str(second))
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

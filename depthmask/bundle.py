@@ -1,0 +1,202 @@
+"""Bundles: the folder that export makes and everything else takes.
+
+`manifest.json` describes the chain, its graphs, and every other file by sha256 and size; it carries a
+digest of itself, so that damage anywhere is found when a bundle is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from depthmask.errors import InputError, UsageError
+from depthmask.frames import Normalisation, Resolution
+from depthmask.presets import ChainSpec
+
+MANIFEST_FILE = "manifest.json"
+REFERENCE_FILE = "reference.npz"
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.bin"
+SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
+
+Precision = Literal["fp32", "fp16"]
+InputKind = Literal["frame", "image"]
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of the bundle must be."""
+
+    sha256: str
+    size_bytes: int
+
+
+class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ONNX graph of the bundle. A side of 0 is dynamic, with the recorded one as its default."""
+
+    file: str
+    height: int
+    width: int
+    gmac: float
+    parity: dict[str, Any]
+    """Agreement with the fp32 PyTorch chain, measured at export (`ParityReport`)."""
+
+    @property
+    def resolution(self) -> Resolution:
+        """What the networks see."""
+        return Resolution(self.height, self.width)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What manifest.json holds. Sizes in bytes and pixels, depths in `chain.depth_unit`."""
+
+    schema: Literal[1] = 1
+    chain: ChainSpec
+    weights: dict[str, Any]
+    """Where the weights come from: a checkpoint with its sha256, or a seed."""
+    precision: Precision
+    fp32_nodes: tuple[str, ...] = ()
+    """Nodes of an fp16 graph that stay fp32 because fp16 could not hold their values."""
+    input: InputKind
+    dynamic_batch: bool
+    dynamic_resolution: bool
+    graphs: tuple[GraphRecord, ...]
+    """Smallest resolution first; the largest is `model.onnx`."""
+    opset: int
+    versions: dict[str, str]
+    accuracy: dict[str, Any]
+    """Measured at export, per resolution, with the data set's name."""
+    verified: bool
+    """False only where `--force` kept a bundle that failed its verification."""
+    files: dict[str, FileRecord]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What `image` inputs are normalised with."""
+        return Normalisation(self.chain.mean, self.chain.std)
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Smallest first."""
+        return tuple(graph.resolution for graph in self.graphs)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its checked manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def graph(self, resolution: Resolution | None = None) -> GraphRecord:
+        """The graph of a resolution; by default the largest.
+
+        Raises:
+            UsageError: the bundle has none of that resolution.
+        """
+        if resolution is None:
+            return self.manifest.graphs[-1]
+        for graph in self.manifest.graphs:
+            if graph.resolution == resolution:
+                return graph
+        held = ", ".join(map(str, self.manifest.resolutions))
+        raise UsageError(
+            f"the resolution must be one that {self.path} holds ({held}), but got {resolution}. Try"
+            f" `dmx export --resolution {held.replace(' ', '')},{resolution}`"
+        )
+
+    def model_path(self, resolution: Resolution | None = None) -> Path:
+        """The ONNX file of a resolution."""
+        return self.path / self.graph(resolution).file
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json with its own digest, as the last file of a bundle."""
+    body = msgspec.to_builtins(manifest)
+    body["digest"] = _digest(body)
+    (folder / MANIFEST_FILE).write_bytes(
+        msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
+    )
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Hash every file of a bundle but its manifest."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(_sha256(path), path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+
+
+def open_bundle(path: Path | str | None = None, *, check_files: bool = True) -> Bundle:
+    """Open a bundle and check it; without a path, the `lite` bundle that ships with depthmask.
+
+    Raises:
+        InputError: there is none, or its manifest or a file is damaged, missing or replaced.
+    """
+    folder = Path(path) if path is not None else SHIPPED_BUNDLE
+    try:
+        document = (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder} must be a bundle made by `dmx export`, but its {MANIFEST_FILE} cannot be read:"
+            f" {error.strerror}"
+        ) from error
+    try:
+        body = msgspec.json.decode(document)
+        digest = body.pop("digest", None) if isinstance(body, dict) else None
+        manifest = msgspec.convert(body, Manifest, strict=True)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{folder / MANIFEST_FILE} is damaged or of another version: {error}. Try `dmx export` again"
+        ) from error
+    if digest != _digest(body):
+        raise InputError(
+            f"{folder / MANIFEST_FILE} is damaged: its digest does not match. Export again"
+        )
+    bundle = Bundle(folder, manifest)
+    _check_names(bundle)
+    if check_files:
+        _check_files(bundle)
+    return bundle
+
+
+def _check_names(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    for name in manifest.files:
+        if name != Path(name).name and not (
+            Path(name).parts and ".." not in Path(name).parts and not Path(name).is_absolute()
+        ):
+            raise InputError(
+                f"{bundle.path / MANIFEST_FILE} names {name!r}, which is outside the bundle"
+            )
+    if not manifest.graphs or any(graph.file not in manifest.files for graph in manifest.graphs):
+        raise InputError(
+            f"{bundle.path / MANIFEST_FILE} names no graph, or one that it does not list"
+        )
+
+
+def _check_files(bundle: Bundle) -> None:
+    for name, record in bundle.manifest.files.items():
+        path = bundle.path / name
+        if path.is_symlink() or not path.is_file():
+            raise InputError(
+                f"{path} must be a file of the bundle, but it is missing. Export again"
+            )
+        if path.stat().st_size != record.size_bytes or _sha256(path) != record.sha256:
+            raise InputError(
+                f"{path} must be what was exported, but its contents changed (sha256 differs). Copy the"
+                " bundle again or export again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest()

@@ -1,0 +1,182 @@
+"""`dmx export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from depthmask.commands.options import (
+    checkpoint_option,
+    data_option,
+    json_option,
+    messages,
+    out_option,
+    overwrite_option,
+    preset_option,
+    print_json,
+    resolutions_option,
+)
+from depthmask.frames import Resolution
+
+if TYPE_CHECKING:
+    from depthmask.bundle import Bundle
+
+
+@click.command()
+@preset_option
+@checkpoint_option
+@click.option("--init", type=click.IntRange(min=0), help="Untrained weights from this seed.")
+@click.option(
+    "--mask", metavar="PKG.MOD:FACTORY", help="Your own mask network; lite's if left out."
+)
+@click.option(
+    "--depth", metavar="PKG.MOD:FACTORY", help="Your own depth network; lite's if left out."
+)
+@click.option(
+    "--mask-activation",
+    type=click.Choice(["none", "sigmoid"]),
+    default="none",
+    show_default=True,
+    help="What your own mask network lacks to end in [0, 1].",
+)
+@resolutions_option
+@click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
+@click.option(
+    "--input",
+    "input_kind",
+    type=click.Choice(["frame", "image"]),
+    default="frame",
+    show_default=True,
+    help="frame: uint8 images of any size, preprocessing in the graph. image: normalised float32.",
+)
+@click.option("--dynamic-batch", is_flag=True, help="Leave the batch size open.")
+@click.option(
+    "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
+)
+@click.option("--to", "target", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@data_option
+@out_option("The bundle's folder; by default ./PRESET-RESOLUTION-PRECISION/.")
+@overwrite_option
+@click.option("--force", is_flag=True, help="Keep a bundle that fails its verification.")
+@json_option
+def command(
+    preset: str | None,
+    checkpoint: Path | None,
+    init: int | None,
+    mask: str | None,
+    depth: str | None,
+    mask_activation: Any,  # noqa: ANN401
+    resolutions: tuple[Resolution, ...] | None,
+    fp16: bool,
+    input_kind: Any,  # noqa: ANN401  (click's choices are the literal's)
+    dynamic_batch: bool,
+    dynamic_resolution: bool,
+    target: Any,  # noqa: ANN401
+    data: Path | None,
+    out: Path | None,
+    overwrite: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export a chain to a bundle, and verify it against PyTorch before anything is written.
+
+    \b
+    Examples:
+      dmx export --fp16                                   the shipped lite, ./lite-224-fp16/
+      dmx export --preset hu2019 --resolution 64,128 --init 0 --out b/
+      dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
+    """
+    from depthmask.models import require_torch
+
+    require_torch()
+    from depthmask.atomic import check_target
+    from depthmask.export.exporter import (
+        DEFAULT_RESOLUTION,
+        ExportOptions,
+        export_chain,
+        output_name,
+    )
+    from depthmask.export.source import open_chain
+    from depthmask.samples import open_samples
+
+    chain, weights = open_chain(
+        preset,
+        checkpoint=checkpoint,
+        init=init,
+        mask=mask,
+        depth=depth,
+        mask_activation=mask_activation,
+    )
+    options = ExportOptions(
+        resolutions=resolutions or (DEFAULT_RESOLUTION,), precision="fp16" if fp16 else "fp32"
+    )
+    folder = out or Path(output_name(chain, options))
+    check_target(folder, overwrite=overwrite)
+    samples = open_samples(data) if data is not None or init is None else None
+    with messages.status("exporting") as status:
+        bundle = export_chain(
+            chain,
+            folder,
+            resolution=options.resolutions,
+            precision=options.precision,
+            target=target,
+            input=input_kind,
+            dynamic_batch=dynamic_batch,
+            dynamic_resolution=dynamic_resolution,
+            weights=weights,
+            data=samples,
+            overwrite=overwrite,
+            force=force,
+            progress=status.update,
+        )
+    if as_json:
+        print_json(summary(bundle))
+    else:
+        _print(bundle)
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """What an export made, for machines."""
+    import msgspec
+
+    manifest = bundle.manifest
+    return {
+        "path": str(bundle.path),
+        "size_bytes": sum(record.size_bytes for record in manifest.files.values()),
+        **msgspec.to_builtins(manifest),
+    }
+
+
+def _print(bundle: Bundle) -> None:
+    from rich.table import Table
+
+    from depthmask.commands.options import console
+
+    manifest = bundle.manifest
+    if "init_seed" in manifest.weights:
+        messages.print(
+            "[yellow]untrained weights[/]: the bundle is for measuring speed and parity only"
+        )
+    table = Table("resolution", "file", "GMAC", "mask error", "depth error", "allowed")
+    for graph in manifest.graphs:
+        mask, depth = graph.parity["mask"], graph.parity["depth"]
+        table.add_row(
+            str(graph.resolution),
+            graph.file,
+            f"{graph.gmac:.2f}",
+            f"{mask['relative_error']:.1e}",
+            f"{depth['relative_error']:.1e}",
+            f"{mask['tolerance']:g}",
+        )
+    console.print(table)
+    if manifest.fp32_nodes:
+        console.print(f"kept in fp32 for their range: {', '.join(manifest.fp32_nodes)}")
+    size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
+    state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
+    console.print(
+        f"{bundle.path}/ is {state}: {manifest.chain.preset}, {manifest.precision}, {size_mb:.1f} MB."
+        " Errors are the largest difference from PyTorch, as a share of the output's range."
+    )
+    console.print(f"Next: dmx run {bundle.path} --source PHOTO_OR_FOLDER --out out/")

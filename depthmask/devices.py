@@ -1,0 +1,33 @@
+"""Which devices are truly there; asked of the driver, since packages cannot tell."""
+
+from __future__ import annotations
+
+import ctypes
+
+_CUDA_ERRORS = {
+    35: "the NVIDIA driver is older than this CUDA needs",
+    100: "the driver finds no CUDA device",
+    803: "the driver and the CUDA library do not fit together",
+    999: "the CUDA driver failed to start",
+}
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used on this machine, in a clause; None where it can.
+
+    Asks the driver itself (cuInit, cuDeviceGetCount of the CUDA driver API): some libraries crash
+    where it is missing, and others run on the CPU without a word.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver (libcuda.so.1 cannot be loaded)"
+    status = driver.cuInit(0)
+    if status == 0:
+        count = ctypes.c_int(0)
+        status = driver.cuDeviceGetCount(ctypes.byref(count))
+        if status == 0 and count.value == 0:
+            status = 100
+    if status == 0:
+        return None
+    return f"{_CUDA_ERRORS.get(status, 'the CUDA driver failed')} (error {status})"

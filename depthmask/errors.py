@@ -1,0 +1,52 @@
+"""The errors that a user can cause, and the exit code that each one ends `dmx` with.
+
+A message is one line: what must be, what was found, what to do. Anything that is not a
+`DepthmaskError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class DepthmaskError(Exception):
+    """Base of every error that is not a bug; its message is fit for the user's eyes."""
+
+    exit_code = 1
+
+
+class CheckFailedError(DepthmaskError):
+    """Parity, accuracy or a regression check did not hold."""
+
+    exit_code = 1
+
+
+class UsageError(DepthmaskError):
+    """An option or argument cannot be used, or an output exists already."""
+
+    exit_code = 2
+
+
+class InputError(DepthmaskError):
+    """An input file, folder or artefact is missing or bad."""
+
+    exit_code = 3
+
+
+class UnavailableError(DepthmaskError):
+    """A device, driver or Python package is missing."""
+
+    exit_code = 4
+
+
+class SourceLostError(DepthmaskError):
+    """A video source was lost or ended early."""
+
+    exit_code = 5
+
+
+class OutputError(DepthmaskError):
+    """An output cannot be written."""
+
+    exit_code = 6
+
+
+INTERRUPTED_EXIT_CODE = 130

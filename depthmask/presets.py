@@ -1,0 +1,87 @@
+"""Chains by name, and the description of a chain that checkpoints and bundles carry. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from depthmask.errors import UsageError
+
+Kind = Literal["foreground", "relevance"]
+"""How a chain's outputs are judged: `foreground` masks are trained on ground truth, and their depth
+counts inside the mask first; `relevance` masks are as sparse as they can be while the depth of the
+whole frame stays the same (Hu, Zhang, Okatani, ICCV 2019)."""
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# The published EfficientNet-Lite0 weights expect (frame - 127) / 128.
+_LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+
+
+class StageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One network of a chain: a name that `models.build` knows, or a user's `pkg.mod:factory`."""
+
+    network: str
+    options: dict[str, Any] = {}
+    activation: Literal["none", "sigmoid"] = "none"
+    """What the chain applies to the network's output; a mask must end in [0, 1]."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether building it runs code that is not ours."""
+        return ":" in self.network
+
+
+class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything about a chain except its weights."""
+
+    preset: str
+    kind: Kind
+    mask: StageSpec
+    depth: StageSpec
+    mean: tuple[float, float, float] = _IMAGENET["mean"]
+    std: tuple[float, float, float] = _IMAGENET["std"]
+    depth_unit: Literal["m", "relative"] = "relative"
+
+
+PRESETS = {
+    spec.preset: spec
+    for spec in (
+        ChainSpec(
+            preset="lite",
+            kind="foreground",
+            mask=StageSpec(network="lite_mask"),
+            depth=StageSpec(network="lite_depth"),
+            mean=_LITE["mean"],
+            std=_LITE["std"],
+            depth_unit="m",
+        ),
+        ChainSpec(
+            preset="seed",
+            kind="foreground",
+            mask=StageSpec(network="hu_resnet50", activation="sigmoid"),
+            depth=StageSpec(network="drn22_autoencoder"),
+        ),
+        ChainSpec(
+            preset="hu2019",
+            kind="relevance",
+            mask=StageSpec(network="drn22_autoencoder"),
+            depth=StageSpec(network="hu_resnet50"),
+        ),
+    )
+}
+DEFAULT_PRESET = "lite"
+SHIPPED_CHECKPOINT = Path(__file__).parent / "data" / "lite"
+"""The trained weights of the default preset, which come with the package."""
+
+
+def preset(name: str) -> ChainSpec:
+    """Look a preset up.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"a preset must be one of {', '.join(PRESETS)}, but got {name!r}")
+    return PRESETS[name]

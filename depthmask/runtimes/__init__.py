@@ -1,0 +1,114 @@
+"""What executes a bundle: one file per runtime, one call that all of them answer.
+
+To add a runtime: write `depthmask/runtimes/NAME_runtime.py` with a function `open_runtime(bundle,
+resolution, device, threads)` that returns a `Runtime`, and add a row to `_RUNTIMES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from depthmask.bundle import Bundle
+from depthmask.errors import UnavailableError, UsageError
+from depthmask.frames import Resolution
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+
+
+class Runtime(Protocol):
+    """An opened graph. `run` takes `frame` or `image` and gives `mask` and `depth`, as the bundle says."""
+
+    name: str
+    device: str
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Execute the graph once; shapes as in the bundle's graph."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory; `run` may not be called after."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Entry:
+    package: str
+    """What must be importable."""
+    extra: str
+    """The extra of depthmask that installs it."""
+
+
+# In the order in which `auto` tries them.
+_RUNTIMES = {
+    "onnxruntime": _Entry("onnxruntime", "cpu"),
+    "openvino": _Entry("openvino", "openvino"),
+    "torch": _Entry("torch", "export"),
+}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def names() -> tuple[str, ...]:
+    """The runtimes that depthmask knows, installed or not."""
+    return tuple(_RUNTIMES)
+
+
+def installed() -> tuple[str, ...]:
+    """Those whose package can be imported here."""
+    return tuple(name for name in _RUNTIMES if _is_installed(name))
+
+
+def require(name: str) -> None:
+    """Check that a runtime is known and its package is here.
+
+    Raises:
+        UsageError: there is none of that name.
+        UnavailableError: its package is not installed.
+    """
+    if name not in _RUNTIMES:
+        raise UsageError(f"a runtime must be one of {', '.join(_RUNTIMES)}, but got {name!r}")
+    if not _is_installed(name):
+        entry = _RUNTIMES[name]
+        raise UnavailableError(
+            f"the runtime {name} needs the package {entry.package}, which is not installed. Try"
+            f" `pip install 'depthmask[{entry.extra}]'`"
+        )
+
+
+def open_runtime(
+    bundle: Bundle,
+    resolution: Resolution,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Runtime:
+    """Open a bundle's graph on the runtime and device asked for, and on no other.
+
+    Raises:
+        UsageError: there is no runtime or device of that name.
+        UnavailableError: the package or the device is not here, with the reason.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
+    if runtime == "auto":
+        available = installed()
+        if not available:
+            raise UnavailableError(
+                "running a bundle needs a runtime, but none is installed. Try"
+                " `pip install 'depthmask[cpu]'`"
+            )
+        runtime = available[0]
+    require(runtime)
+    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime}_runtime")
+    opened: Runtime = module.open_runtime(bundle, resolution, device, threads)
+    return opened
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(_RUNTIMES[name].package) is not None

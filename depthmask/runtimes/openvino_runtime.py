@@ -1,0 +1,64 @@
+"""OpenVINO on the CPU, reading the bundle's ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from depthmask.bundle import Bundle
+from depthmask.errors import InputError, UnavailableError
+from depthmask.frames import Resolution
+from depthmask.runtimes import Tensors
+
+
+class OpenVino:
+    """A compiled OpenVINO model and one request."""
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, compiled: Any) -> None:  # noqa: ANN401  (openvino has no usable types)
+        self._request: Any = compiled.create_infer_request()
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Execute the graph once."""
+        if self._request is None:
+            raise ValueError("this runtime is closed")
+        values = self._request.infer(inputs)
+        return {name: values[name] for name in self._outputs}
+
+    def close(self) -> None:
+        """Drop the request."""
+        self._request = None
+
+
+def open_runtime(
+    bundle: Bundle, resolution: Resolution, device: str, threads: int | None
+) -> OpenVino:
+    """Compile for the CPU, in the precision of the graph.
+
+    Raises:
+        UnavailableError: another device than the CPU was asked for.
+        InputError: OpenVINO cannot load the graph.
+    """
+    if device not in ("auto", "cpu"):
+        raise UnavailableError(
+            f"--device {device} was asked for, but the openvino runtime has the CPU only. Try"
+            " --runtime onnxruntime"
+        )
+    import openvino
+
+    # By default OpenVINO computes in bfloat16 where the CPU has it, without a word; an fp16 graph
+    # is computed in fp32 too, on the rounded weights, as long as the CPU has no fp16 of its own.
+    configuration: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads is not None:
+        configuration["INFERENCE_NUM_THREADS"] = threads
+    path = bundle.model_path(resolution)
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", configuration)
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
+    return OpenVino(compiled)

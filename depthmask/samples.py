@@ -1,0 +1,236 @@
+"""Data sets on disk, for calibration, the gate, evaluation and the benchmark.
+
+A data set is a folder of `NAME.jpg` or `NAME.png` (any of `frames.IMAGE_SUFFIXES`), each with
+
+- `NAME.mask.png`: 8 bit grey, 255 = foreground (optional);
+- `NAME.depth.png`: 16 bit grey, 0 = missing, depth in metres = value * `depth_scale_m` (optional);
+
+and `dataset.json`: {"schema": 1, "depth_scale_m": 0.001, "count": N, ...}. A plain folder of
+photographs, without `dataset.json`, is a data set without labels. Files are read when a sample is
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from depthmask.errors import InputError
+from depthmask.frames import IMAGE_SUFFIXES, FloatArray, UInt8Array, read_image
+
+DATASET_FILE = "dataset.json"
+MASK_SUFFIX = ".mask.png"
+DEPTH_SUFFIX = ".depth.png"
+SHIPPED_SAMPLES = Path(__file__).parent / "data" / "samples"
+
+
+class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What dataset.json must hold; it may hold more (the recipe, for one)."""
+
+    schema: Literal[1] = 1
+    count: int
+    depth_scale_m: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not self.depth_scale_m > 0:
+            raise ValueError(f"depth_scale_m must be positive, but got {self.depth_scale_m}")
+
+
+@dataclass(frozen=True)
+class LabelledSample:
+    """One image (H,W,3) uint8 RGB, with what is known of it.
+
+    mask_HW is uint8, 255 = foreground; depth_m_HW is float32 in metres, NaN = missing.
+    """
+
+    name: str
+    image_HW3: UInt8Array
+    mask_HW: UInt8Array | None = None
+    depth_m_HW: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        size = self.image_HW3.shape[:2]
+        for role, label in (("mask", self.mask_HW), ("depth", self.depth_m_HW)):
+            if label is not None and label.shape != size:
+                raise InputError(
+                    f"the {role} of {self.name} must have its image's size {size[0]}x{size[1]},"
+                    f" but got {'x'.join(map(str, label.shape))}"
+                )
+
+    def __repr__(self) -> str:
+        labels = [
+            role
+            for role, label in (("mask", self.mask_HW), ("depth", self.depth_m_HW))
+            if label is not None
+        ]
+        height, width = self.image_HW3.shape[:2]
+        return (
+            f"LabelledSample({self.name}, {height}x{width}, {' and '.join(labels) or 'no labels'})"
+        )
+
+
+class Samples:
+    """A data set: `len(samples)`, `samples[i]`, iteration. Nothing is kept in memory."""
+
+    def __init__(self, folder: Path, images: tuple[Path, ...], depth_scale_m: float | None) -> None:
+        self.folder = folder
+        self.name = folder.resolve().name
+        self._images = images
+        self._depth_scale_m = depth_scale_m
+
+    def __repr__(self) -> str:
+        return f"Samples({self.name}, {len(self)}{'' if self.labelled else ', without labels'})"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[LabelledSample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> LabelledSample:
+        """Read sample `index`.
+
+        Raises:
+            InputError: a file is damaged, a label is not of its image's size or of the wrong depth.
+            IndexError: there is no such sample.
+        """
+        path = self._images[index]
+        return LabelledSample(
+            path.stem,
+            read_image(path),
+            _read_mask(path.with_name(path.stem + MASK_SUFFIX)),
+            _read_depth(path.with_name(path.stem + DEPTH_SUFFIX), self._depth_scale_m),
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any image has a mask or a depth."""
+        return any(
+            path.with_name(path.stem + suffix).is_file()
+            for path in self._images
+            for suffix in (MASK_SUFFIX, DEPTH_SUFFIX)
+        )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The image files, in order."""
+        return self._images
+
+
+def open_samples(path: Path | str | None = None) -> Samples:
+    """Open a data set folder, sorted by name; by default the shipped labelled one.
+
+    Raises:
+        InputError: the folder is missing, holds no images or fewer than its dataset.json says, or
+            that file is damaged.
+    """
+    folder = Path(path) if path is not None else SHIPPED_SAMPLES / "labelled"
+    try:
+        files = sorted(folder.iterdir())
+    except FileNotFoundError:
+        raise InputError(f"{folder} must be a data set folder, but there is none") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder} must be a data set folder, but it is a file") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}") from error
+    images = tuple(path for path in files if _is_image(path))
+    if not images:
+        raise InputError(
+            f"{folder} must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), but it holds none."
+            " Try `dmx data compose` to make a data set"
+        )
+    _check_stems(folder, images)
+    info = _read_info(folder / DATASET_FILE)
+    if info is not None and len(images) < info.count:
+        raise InputError(
+            f"{folder} must hold the {info.count} images that its {DATASET_FILE} names, but it"
+            f" holds {len(images)}. If it is unfinished, run its `dmx data compose` again"
+        )
+    return Samples(folder, images, info.depth_scale_m if info else None)
+
+
+def shipped_photos() -> list[Path]:
+    """The photographs, without labels, that ship with depthmask."""
+    return sorted((SHIPPED_SAMPLES / "photos").glob("*.jpg"))
+
+
+def _is_image(path: Path) -> bool:
+    name = path.name.lower()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and not name.startswith(".")
+        and not name.endswith((MASK_SUFFIX, DEPTH_SUFFIX))
+        and path.is_file()
+    )
+
+
+def _check_stems(folder: Path, images: tuple[Path, ...]) -> None:
+    """Two images of one name would share their labels."""
+    seen: dict[str, str] = {}
+    for path in images:
+        if path.stem in seen:
+            raise InputError(
+                f"{folder} must hold each name once, but it holds {seen[path.stem]} and {path.name}"
+            )
+        seen[path.stem] = path.name
+
+
+def _read_info(path: Path) -> DatasetInfo | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged or of another version: {error}") from error
+
+
+def _read_mask(path: Path) -> UInt8Array | None:
+    mask_HW = _read_grey(path, np.uint8, "8 bit grey, 255 = foreground")
+    return None if mask_HW is None else mask_HW.astype(np.uint8, copy=False)
+
+
+def _read_depth(path: Path, scale_m: float | None) -> FloatArray | None:
+    values_HW = _read_grey(path, np.uint16, "16 bit grey, 0 = missing")
+    if values_HW is None:
+        return None
+    if scale_m is None:
+        raise InputError(
+            f"{path} must have a scale, but its folder has no {DATASET_FILE}. Write one:"
+            ' {"schema": 1, "depth_scale_m": 0.001, "count": N}'
+        )
+    depth_m_HW = values_HW.astype(np.float32) * np.float32(scale_m)
+    depth_m_HW[depth_m_HW == 0] = np.nan
+    return depth_m_HW
+
+
+def _read_grey(path: Path, dtype: type[Any], wanted: str) -> npt.NDArray[Any] | None:
+    """A grey PNG as stored; None where there is no such file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    # OpenCV fills in what a short file lacks, so the end marker is looked for.
+    whole = b"IEND" in data[-4096:]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    if image is None:
+        raise InputError(
+            f"{path} must be a whole PNG file ({wanted}), but it cannot be decoded as one"
+        )
+    if image.ndim != 2 or image.dtype != dtype:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        raise InputError(
+            f"{path} must be {wanted}, but got {8 * image.dtype.itemsize} bit with {channels}"
+            " channel(s)"
+        )
+    return np.asarray(image)

@@ -1,0 +1,1 @@
+"""Frames from photographs, videos and cameras; views of predictions; files and windows to show them."""

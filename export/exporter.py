@@ -1,0 +1,265 @@
+"""From a chain to a verified bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import onnx_ir as ir
+import torch
+
+from depthmask.accuracy import accuracy
+from depthmask.atomic import check_target, new_folder
+from depthmask.bundle import (
+    MODEL_FILE,
+    REFERENCE_FILE,
+    Bundle,
+    GraphRecord,
+    InputKind,
+    Manifest,
+    Precision,
+    open_bundle,
+    record_files,
+    write_manifest,
+)
+from depthmask.chain import MaskDepthChain, check_shapes
+from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.export.onnx_files import save_models
+from depthmask.export.precision import node_ranges, to_fp16, unfit_for_fp16
+from depthmask.export.reference import Reference, make_reference
+from depthmask.export.to_onnx import OPSET, to_onnx
+from depthmask.export.verify import VerifyReport, verify_bundle
+from depthmask.frames import Normalisation, Resolution, to_network
+from depthmask.runtimes import Tensors
+from depthmask.runtimes.torch_runtime import ChainPredictor
+from depthmask.samples import Samples
+from depthmask.version import __version__
+
+DEFAULT_RESOLUTION = Resolution(224, 224)
+_RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+Progress = Callable[[str], None]
+"""Told of each phase as it begins."""
+
+
+class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the graphs of a bundle are like."""
+
+    resolutions: tuple[Resolution, ...] = (DEFAULT_RESOLUTION,)
+    precision: Precision = "fp32"
+    target: Literal["onnx"] = "onnx"
+    input: InputKind = "frame"
+    dynamic_batch: bool = False
+    dynamic_resolution: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.resolutions:
+            raise UsageError("an export needs at least one resolution")
+        if self.dynamic_resolution and len(self.resolutions) > 1:
+            raise UsageError(
+                "a dynamic resolution is one graph: give one --resolution, its default"
+            )
+
+
+def export_chain(
+    chain: MaskDepthChain,
+    out: Path | str,
+    *,
+    resolution: Resolution | Sequence[Resolution] = DEFAULT_RESOLUTION,
+    precision: Precision = "fp32",
+    target: Literal["onnx"] = "onnx",
+    input: InputKind = "frame",
+    dynamic_batch: bool = False,
+    dynamic_resolution: bool = False,
+    weights: dict[str, Any] | None = None,
+    data: Samples | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+    progress: Progress = lambda phase: None,
+) -> Bundle:
+    """Export, verify, and only then put the bundle at `out`.
+
+    Args:
+        chain: in evaluation mode; its weights are exported as they are, in float32 or rounded to
+            float16.
+        out: the bundle's folder; it must not exist unless `overwrite`.
+        resolution: one or several; each gets its own graph, weights are shared on disk.
+        precision: `fp32` or `fp16`; in fp16, nodes whose values would overflow stay fp32 and are
+            listed in the manifest.
+        target: `onnx`.
+        input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
+        dynamic_batch: leave the batch size open.
+        dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
+        weights: where the weights come from, for the manifest.
+        data: labelled samples for the accuracy check; without them parity alone decides.
+        overwrite: replace an existing bundle.
+        force: keep a bundle that fails its verification, marked as unverified.
+        progress: told of each phase.
+
+    Raises:
+        CheckFailedError: the bundle does not agree with PyTorch; nothing is written unless `force`.
+        UsageError: the options or the chain cannot be used, or `out` exists.
+        InputError: the weights are not finite.
+        OutputError: `out` cannot be written.
+    """
+    out = Path(out)
+    resolutions = (resolution,) if isinstance(resolution, Resolution) else tuple(resolution)
+    options = ExportOptions(
+        resolutions=tuple(sorted(set(resolutions))),
+        precision=precision,
+        target=target,
+        input=input,
+        dynamic_batch=dynamic_batch,
+        dynamic_resolution=dynamic_resolution,
+    )
+    check_target(out, overwrite=overwrite)
+    _check_weights(chain)
+    largest = options.resolutions[-1]
+    check_shapes(chain, largest.height, largest.width)
+
+    progress("running the PyTorch chain on the reference frames")
+    reference = make_reference(chain, options.resolutions)
+    models, fp32_nodes = _make_graphs(chain, options, reference, progress)
+    pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
+    with new_folder(out, overwrite=overwrite) as folder:
+        progress("writing the graphs")
+        save_models({_file_name(r, options): model for r, model in models.items()}, folder)
+        with (folder / REFERENCE_FILE).open("wb") as file:
+            reference.save(file)
+        manifest = Manifest(
+            chain=chain.spec,
+            weights=weights or {},
+            precision=options.precision,
+            fp32_nodes=fp32_nodes,
+            input=options.input,
+            dynamic_batch=options.dynamic_batch,
+            dynamic_resolution=options.dynamic_resolution,
+            graphs=tuple(
+                GraphRecord(
+                    file=_file_name(r, options),
+                    height=r.height,
+                    width=r.width,
+                    gmac=_gmac(chain, r),
+                    parity={},
+                )
+                for r in options.resolutions
+            ),
+            opset=OPSET,
+            versions=_versions(),
+            accuracy=pytorch_accuracy,
+            verified=False,
+            files=record_files(folder),
+        )
+        progress("verifying the bundle against PyTorch")
+        report = verify_bundle(Bundle(folder, manifest), reference, data)
+        if not report and not force:
+            raise CheckFailedError(
+                f"the bundle must agree with the PyTorch chain, but {'; '.join(report.failures())}."
+                f" Nothing was written; --force keeps it all the same"
+            )
+        write_manifest(folder, _with_report(manifest, report))
+    return open_bundle(out, check_files=False)
+
+
+def _make_graphs(
+    chain: MaskDepthChain, options: ExportOptions, reference: Reference, progress: Progress
+) -> tuple[dict[Resolution, ir.Model], tuple[str, ...]]:
+    """The graph of each resolution, and the nodes of fp16 graphs that stay fp32."""
+    models: dict[Resolution, ir.Model] = {}
+    fp32_nodes: set[str] = set()
+    for resolution in options.resolutions:
+        progress(f"tracing at {resolution}")
+        model = to_onnx(
+            chain,
+            resolution,
+            input_kind=options.input,
+            dynamic_batch=options.dynamic_batch,
+            dynamic_resolution=options.dynamic_resolution,
+        )
+        if options.precision == "fp16":
+            progress(f"checking the range of every tensor at {resolution}")
+            batches = _batches(chain, options.input, resolution, reference)
+            kept = unfit_for_fp16(model, node_ranges(model, batches))
+            fp32_nodes.update(kept)
+            model = to_fp16(model, kept)
+        models[resolution] = model
+    return models, tuple(sorted(fp32_nodes))
+
+
+def _batches(
+    chain: MaskDepthChain, kind: InputKind, resolution: Resolution, reference: Reference
+) -> list[Tensors]:
+    if kind == "frame":
+        return [{"frame": frame[None]} for frame in reference.frames]
+    normalisation = Normalisation(chain.spec.mean, chain.spec.std)
+    return [
+        {"image": to_network(frame[None], resolution, normalisation)} for frame in reference.frames
+    ]
+
+
+def _pytorch_accuracy(
+    chain: MaskDepthChain, options: ExportOptions, data: Samples | None, progress: Progress
+) -> dict[str, Any]:
+    """What PyTorch reaches on the data, so that the bundle's loss can be told."""
+    if data is None:
+        return {}
+    results = {}
+    for resolution in options.resolutions:
+        progress(f"measuring PyTorch's accuracy at {resolution}")
+        results[str(resolution)] = accuracy(ChainPredictor(chain, resolution), data)
+    return {"data": data.name, "pytorch": msgspec.to_builtins(results)}
+
+
+def _with_report(manifest: Manifest, report: VerifyReport) -> Manifest:
+    graphs = tuple(
+        msgspec.structs.replace(graph, parity=parity.as_dict())
+        for graph, parity in zip(manifest.graphs, report.parities, strict=True)
+    )
+    found = {"bundle": msgspec.to_builtins(report.accuracies)} if report.accuracies else {}
+    return msgspec.structs.replace(
+        manifest,
+        graphs=graphs,
+        accuracy={**manifest.accuracy, **found},
+        verified=bool(report),
+    )
+
+
+def _check_weights(chain: MaskDepthChain) -> None:
+    for name, tensor in chain.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"the weights must be finite, but {name} holds NaN or infinity")
+
+
+def _file_name(resolution: Resolution, options: ExportOptions) -> str:
+    if resolution == options.resolutions[-1]:
+        return MODEL_FILE
+    return f"model-{resolution}.onnx"
+
+
+def _gmac(chain: MaskDepthChain, resolution: Resolution) -> float:
+    """Billions of multiply-adds of both networks' convolutions and products, for one frame."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        chain(torch.zeros(1, 3, resolution.height, resolution.width))
+    return round(counter.get_total_flops() / 2e9, 4)
+
+
+def _versions() -> dict[str, str]:
+    found = {"depthmask": __version__}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def output_name(chain: MaskDepthChain, options: ExportOptions) -> str:
+    """What a bundle's folder is called by default: `lite-224-fp16`."""
+    sizes = "-".join(str(resolution) for resolution in options.resolutions)
+    return f"{chain.spec.preset}-{sizes}-{options.precision}"

@@ -1,0 +1,56 @@
+"""Saving graphs: one file each, or several that share their weights on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from depthmask.bundle import WEIGHTS_FILE
+
+_SHARED_FROM_BYTES = 1024
+_ALIGNMENT_BYTES = 4096
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The graph as one ONNX protobuf, weights inside."""
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write graphs by file name; more than one share equal weights in `weights.bin`.
+
+    The same chain at several resolutions has the same convolutions, so a bundle of three is hardly
+    larger than a bundle of one.
+    """
+    if len(models) == 1:
+        for name, model in models.items():
+            (folder / name).write_bytes(to_bytes(model))
+        return
+    offsets: dict[tuple[bytes, ir.DataType], int] = {}
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        for model in models.values():
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < _SHARED_FROM_BYTES:
+                    continue
+                data = tensor.tobytes()
+                key = (hashlib.sha256(data).digest(), tensor.dtype)
+                if key not in offsets:
+                    file.seek(-(-file.tell() // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+                    offsets[key] = file.tell()
+                    file.write(data)
+                value.const_value = ir.ExternalTensor(
+                    WEIGHTS_FILE,
+                    offsets[key],
+                    len(data),
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=value.name or "",
+                    base_dir=folder,
+                )
+    for name, model in models.items():
+        (folder / name).write_bytes(to_bytes(model))

@@ -1,0 +1,116 @@
+"""The reference that a bundle carries: raw frames, and what the fp32 PyTorch chain makes of them.
+
+So `dmx verify` needs no torch, on any machine, ever after. Arrays in reference.npz: `frame/K` uint8
+(height,width,3), and per resolution `RESOLUTION/mask/K` and `RESOLUTION/depth/K`, float32 (H,W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from zipfile import BadZipFile
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from depthmask.errors import InputError
+from depthmask.frames import FloatArray, Resolution, UInt8Array, read_image
+from depthmask.samples import shipped_photos
+
+if TYPE_CHECKING:
+    from depthmask.chain import MaskDepthChain
+
+PHOTO_COUNT = 8
+_LONGEST_SIDES_PX = (160, 200, 224, 97)  # up and down, odd and even
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Frames, and per resolution the maps of the fp32 PyTorch chain."""
+
+    frames: tuple[UInt8Array, ...]
+    maps: Mapping[Resolution, tuple[tuple[FloatArray, FloatArray], ...]]
+    """(mask_HW, depth_hw) per frame."""
+
+    def __repr__(self) -> str:
+        return f"Reference({len(self.frames)} frames, {', '.join(map(str, self.maps))})"
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write as reference.npz."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            f"frame/{k}": frame for k, frame in enumerate(self.frames)
+        }
+        for resolution, maps in self.maps.items():
+            for k, (mask_HW, depth_hw) in enumerate(maps):
+                arrays[f"{resolution}/mask/{k}"] = mask_HW
+                arrays[f"{resolution}/depth/{k}"] = depth_hw
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path, resolutions: Sequence[Resolution]) -> Reference:
+        """Read reference.npz.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                count = sum(name.startswith("frame/") for name in arrays.files)
+                frames = tuple(arrays[f"frame/{k}"] for k in range(count))
+                maps = {
+                    resolution: tuple(
+                        (arrays[f"{resolution}/mask/{k}"], arrays[f"{resolution}/depth/{k}"])
+                        for k in range(count)
+                    )
+                    for resolution in resolutions
+                }
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
+            raise InputError(
+                f"{path} must be a bundle's reference, but it is not: {error}"
+            ) from error
+        return cls(frames, maps)
+
+
+def reference_frames() -> tuple[UInt8Array, ...]:
+    """Shipped photographs at several sizes, and the hard cases: black, white, noise."""
+    frames = []
+    for number, path in enumerate(shipped_photos()[:PHOTO_COUNT]):
+        photo = read_image(path)
+        scale = _LONGEST_SIDES_PX[number % len(_LONGEST_SIDES_PX)] / max(photo.shape[:2])
+        small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        frames.append(np.asarray(small, np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    flat = [np.full((33, 47, 3), value, np.uint8) for value in (0, 255)]
+    return (*frames, noise, *flat)
+
+
+def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> Reference:
+    """Run the fp32 PyTorch chain on the reference frames.
+
+    Raises:
+        InputError: its outputs are not finite.
+    """
+    import torch
+
+    from depthmask.models.frame_chain import FrameChain
+
+    frames = reference_frames()
+    maps: dict[Resolution, tuple[tuple[FloatArray, FloatArray], ...]] = {}
+    for resolution in resolutions:
+        module = FrameChain(chain, resolution).eval()
+        results = []
+        for frame in frames:
+            with torch.inference_mode():
+                mask_11HW, depth_11hw = module(torch.from_numpy(frame)[None])
+            results.append((mask_11HW[0, 0].numpy(), depth_11hw[0, 0].numpy()))
+        for role, values in zip(("mask", "depth"), zip(*results, strict=True), strict=True):
+            if not all(np.isfinite(value).all() for value in values):
+                raise InputError(
+                    f"the {role} network must give finite values, but at {resolution} PyTorch itself"
+                    " gives NaN or infinity. Check the weights"
+                )
+        maps[resolution] = tuple(results)
+    return Reference(frames, maps)

@@ -1,0 +1,151 @@
+"""A chain to an ONNX graph, by PyTorch's dynamo exporter.
+
+Graph contract: input `frame` (N,height,width,3) uint8 RGB of any size, or `image` (N,3,H,W) float32,
+normalised; outputs `mask` (N,1,H,W) and `depth` (N,1,h,w), float32. Nodes are named after the module
+they come from, and carry their stage (`preprocess`, `mask`, `depth` or `chain`) as metadata.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from depthmask.bundle import InputKind
+from depthmask.chain import MaskDepthChain
+from depthmask.errors import UsageError
+from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
+from depthmask.models.frame_chain import FrameChain
+
+OPSET = 18
+STAGE_KEY = "depthmask.stage"
+LARGEST_BATCH = 1024
+LARGEST_FRAME_SIDE_PX = 16384
+_TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
+# The shape of the example frame: any will do, but not the network's own, nor 0 or 1, which
+# torch.export would take for fixed.
+_EXAMPLE_FRAME = (50, 70, 3)
+
+
+def to_onnx(
+    chain: MaskDepthChain,
+    resolution: Resolution,
+    *,
+    input_kind: InputKind = "frame",
+    dynamic_batch: bool = False,
+    dynamic_resolution: bool = False,
+) -> ir.Model:
+    """Trace a chain at a resolution.
+
+    Raises:
+        UsageError: the chain cannot be traced, or a dynamic resolution is asked of a `frame` graph.
+    """
+    if dynamic_resolution and input_kind == "frame":
+        raise UsageError(
+            "a dynamic resolution needs --input image, since a graph with frame input stretches every"
+            " frame to one resolution"
+        )
+    batch = 2 if dynamic_batch else 1
+    shapes: dict[int, Any] = {}
+    if dynamic_batch:
+        shapes[0] = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    if input_kind == "frame":
+        module: torch.nn.Module = FrameChain(chain, resolution).eval()
+        example = torch.zeros(batch, *_EXAMPLE_FRAME, dtype=torch.uint8)
+        shapes[1] = torch.export.Dim("height", min=1, max=LARGEST_FRAME_SIDE_PX)
+        shapes[2] = torch.export.Dim("width", min=1, max=LARGEST_FRAME_SIDE_PX)
+    else:
+        module = chain.eval()
+        example = torch.zeros(batch, 3, resolution.height, resolution.width)
+        if dynamic_resolution:
+            # Sides in whole steps of the encoders' stride: with others the networks' inner sizes
+            # are no single formula of the side.
+            for axis, name in ((2, "rows"), (3, "columns")):
+                steps = torch.export.Dim(
+                    name, min=SMALLEST_SIDE_PX // 32 + 1, max=LARGEST_SIDE_PX // 32
+                )
+                shapes[axis] = 32 * steps
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=(shapes,),
+                input_names=[input_kind],
+                output_names=["mask", "depth"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except Exception as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise UsageError(
+                f"the chain must be traceable by torch.export, but it is not: {reason}. Try --debug for"
+                " the place in the model's code"
+            ) from error
+    if program is None:
+        raise UsageError("the ONNX exporter gave no graph")
+    model: ir.Model = program.model
+    _name_nodes(model, root="chain" if input_kind == "frame" else "")
+    return model
+
+
+def stage_of(node: ir.Node) -> str:
+    """`preprocess`, `mask`, `depth`, or `chain` (what joins them)."""
+    return node.metadata_props.get(STAGE_KEY, "chain")
+
+
+def _name_nodes(model: ir.Model, root: str) -> None:
+    """Name nodes by module, note their stage, and drop the exporter's notes (they hold local paths)."""
+    model.producer_name = "depthmask"
+    model.graph.name = "chain"
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+        stage = _stage(module, root)
+        path = module.removeprefix(f"{root}.") if root else module
+        base = f"{path or 'graph'}/{node.op_type}"
+        node.name = base if not seen[base] else f"{base}_{seen[base]}"
+        seen[base] += 1
+        _forget(node.metadata_props)
+        node.metadata_props[STAGE_KEY] = stage
+        for value in node.outputs:
+            _forget(value.metadata_props)
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        _forget(value.metadata_props)
+    _forget(model.metadata_props)
+    _forget(model.graph.metadata_props)
+
+
+def _stage(module: str, root: str) -> str:
+    if module.split(".")[0] == "preprocess" or (root and not module.startswith(root)):
+        return "preprocess"  # the frame's size is read outside any module
+    inner = module.removeprefix(root).lstrip(".").split(".")[0]
+    return inner if inner in ("mask", "depth") else "chain"
+
+
+def _forget(metadata: dict[str, str]) -> None:
+    for key in [key for key in metadata if key.startswith(("pkg.", "namespace"))]:
+        del metadata[key]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks on packages that we do not use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

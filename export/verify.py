@@ -1,0 +1,209 @@
+"""The gate: a bundle must give what the fp32 PyTorch chain gives, on every resolution it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from depthmask.accuracy import AccuracyResult, accuracy
+from depthmask.bundle import REFERENCE_FILE, Bundle, Precision
+from depthmask.export.reference import Reference
+from depthmask.frames import FloatArray, Resolution, to_network
+from depthmask.pipeline import Pipeline
+from depthmask.runtimes import Runtime, Tensors, open_runtime
+from depthmask.samples import Samples
+
+# The largest difference allowed, as a share of the reference's range over all frames. float32: the
+# order of sums differs between runtimes (2e-6 is usual). float16: 11 bits through about 150 layers.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
+# What accuracy may lose against the fp32 PyTorch chain on the same data, in points (1 = 0.01).
+LARGEST_DROP_POINTS = 0.5
+
+
+def _delta1(result: AccuracyResult) -> float | None:
+    depth = result.depth_in_mask or result.depth_frame
+    return depth.median_scaled.delta1 if depth else None
+
+
+_HEADLINES: dict[str, Callable[[AccuracyResult], float | None]] = {
+    "mask IoU": lambda result: result.mask.iou if result.mask else None,
+    "depth delta1": _delta1,
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One output against its reference, over all frames of a resolution; true when it holds."""
+
+    output: str
+    max_error: float
+    mean_error: float
+    p99_error: float
+    range: float
+    tolerance: float
+    """Of `max_error`, as a share of `range`."""
+    finite: bool
+
+    @property
+    def relative_error(self) -> float:
+        """`max_error` as a share of the reference's range."""
+        return self.max_error / self.range if self.range > 0 else self.max_error
+
+    def __bool__(self) -> bool:
+        return self.finite and self.relative_error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The outputs of one resolution against PyTorch; true when all hold."""
+
+    resolution: Resolution
+    runtime: str
+    agreements: tuple[Agreement, ...]
+
+    def __bool__(self) -> bool:
+        return all(self.agreements)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; errors in the output's own unit."""
+        return {
+            "runtime": self.runtime,
+            "holds": bool(self),
+            **{
+                agreement.output: {
+                    **{k: v for k, v in asdict(agreement).items() if k != "output"},
+                    "relative_error": agreement.relative_error,
+                }
+                for agreement in self.agreements
+            },
+        }
+
+    def failures(self) -> list[str]:
+        """What does not hold, in words."""
+        return [
+            f"at {self.resolution} the {a.output} differs from PyTorch by {a.relative_error:.2g} of its"
+            f" range (allowed {a.tolerance:g})"
+            if a.finite
+            else f"at {self.resolution} the {a.output} holds NaN or infinity"
+            for a in self.agreements
+            if not a
+        ]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All resolutions of a bundle; true when all hold."""
+
+    parities: tuple[ParityReport, ...]
+    accuracies: dict[str, AccuracyResult] = field(default_factory=dict)
+    """By resolution, where data were given."""
+    drops: tuple[str, ...] = ()
+    """Losses of accuracy beyond the budget, in words."""
+
+    def __bool__(self) -> bool:
+        return all(self.parities) and not self.drops
+
+    def failures(self) -> list[str]:
+        """What does not hold, in words."""
+        return [text for parity in self.parities for text in parity.failures()] + list(self.drops)
+
+
+def verify_bundle(
+    bundle: Bundle,
+    reference: Reference | None = None,
+    data: Samples | None = None,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> VerifyReport:
+    """Run every graph of a bundle on this machine and compare with the reference it carries.
+
+    Args:
+        bundle: an opened bundle.
+        reference: by default the bundle's own reference.npz.
+        data: labelled samples; with them, accuracy may not fall below what the manifest records for
+            PyTorch by more than `LARGEST_DROP_POINTS`.
+        runtime: as in `Pipeline.open`.
+        device: likewise.
+        threads: likewise.
+
+    Raises:
+        InputError: a graph or the reference cannot be read.
+        UnavailableError: the runtime or device is not here.
+    """
+    manifest = bundle.manifest
+    reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
+    parities, accuracies, drops = [], {}, []
+    for resolution in manifest.resolutions:
+        opened = open_runtime(bundle, resolution, runtime=runtime, device=device, threads=threads)
+        pipeline = Pipeline(bundle, opened, resolution)
+        with pipeline:
+            parities.append(check_parity(pipeline, reference))
+            if data is not None:
+                accuracies[str(resolution)] = found = accuracy(pipeline, data)
+                expected = manifest.accuracy.get("pytorch", {}).get(str(resolution))
+                if expected is not None:
+                    known = msgspec.convert(expected, AccuracyResult)
+                    drops += accuracy_drops(known, found, resolution)
+    return VerifyReport(tuple(parities), accuracies, tuple(drops))
+
+
+def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
+    """Compare a runtime's raw outputs, at the networks' sizes, with the reference."""
+    maps = reference.maps[pipeline.resolution]
+    outputs = [_raw_outputs(pipeline, frame) for frame in reference.frames]
+    tolerance = TOLERANCES[pipeline.manifest.precision]
+    agreements = tuple(
+        _agreement(
+            role, [output[role] for output in outputs], [pair[index] for pair in maps], tolerance
+        )
+        for index, role in enumerate(("mask", "depth"))
+    )
+    runtime: Runtime = pipeline.runtime
+    return ParityReport(pipeline.resolution, runtime.name, agreements)
+
+
+def accuracy_drops(
+    before: AccuracyResult, after: AccuracyResult, resolution: Resolution
+) -> list[str]:
+    """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
+    drops = []
+    for name, read in _HEADLINES.items():
+        old, new = read(before), read(after)
+        if old is not None and new is not None and 100 * (old - new) > LARGEST_DROP_POINTS:
+            drops.append(
+                f"at {resolution} the {name} fell from {old:.4f} to {new:.4f} (allowed"
+                f" {LARGEST_DROP_POINTS:g} points)"
+            )
+    return drops
+
+
+def _raw_outputs(pipeline: Pipeline, frame_HW3: np.ndarray) -> Tensors:
+    if pipeline.manifest.input == "frame":
+        return pipeline.runtime.run({"frame": frame_HW3[None]})
+    image_13HW = to_network(frame_HW3[None], pipeline.resolution, pipeline.manifest.normalisation)
+    return pipeline.runtime.run({"image": image_13HW})
+
+
+def _agreement(
+    output: str, found: Sequence[Any], expected: Sequence[FloatArray], tolerance: float
+) -> Agreement:
+    pairs = [(np.float32(a).reshape(b.shape), b) for a, b in zip(found, expected, strict=True)]
+    errors = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+    values = np.concatenate([b.ravel() for b in expected])
+    finite = bool(np.isfinite(errors).all())
+    errors = errors if finite else errors[np.isfinite(errors)]
+    return Agreement(
+        output=output,
+        max_error=float(errors.max(initial=0)),
+        mean_error=float(errors.mean()) if errors.size else 0.0,
+        p99_error=float(np.quantile(errors, 0.99)) if errors.size else 0.0,
+        range=float(values.max() - values.min()),
+        tolerance=tolerance,
+        finite=finite,
+    )

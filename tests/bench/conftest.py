@@ -1,0 +1,182 @@
+"""A bundle's description and a pipeline that need no networks, and a clock that only we move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from depthmask.accuracy import AccuracyResult, DepthAccuracy
+from depthmask.bench.latency import LatencyResult
+from depthmask.bench.machine import Machine
+from depthmask.bench.result import Agreement, BenchResult, Cell
+from depthmask.bundle import Bundle, GraphRecord, Manifest
+from depthmask.frames import write_png
+from depthmask.metrics import DepthMetrics, MaskMetrics
+from depthmask.presets import PRESETS
+from depthmask.samples import open_samples
+
+SIZE = 16
+
+
+@dataclass
+class FakePrediction:
+    mask_HW: np.ndarray
+    depth_HW: np.ndarray
+    timings_ms: dict[str, float]
+
+
+@dataclass
+class FakePipeline:
+    """Each call takes the next of `durations_ms` (the last for ever) on the clock."""
+
+    durations_ms: list[float] = field(default_factory=lambda: [10.0])
+    offset: float = 0.0
+    log: list = field(default_factory=list)
+    name: str = ""
+    open_ms: float = 120.0
+    now_s: float = 0.0
+    calls: int = 0
+    closed: int = 0
+
+    def clock(self):
+        return self.now_s
+
+    def __call__(self, frame_HW3):
+        duration_ms = self.durations_ms[min(self.calls, len(self.durations_ms) - 1)]
+        self.calls += 1
+        self.now_s += duration_ms / 1000
+        self.log.append(self.name)
+        size = frame_HW3.shape[:2]
+        timings_ms = {"preprocess": 1.0, "inference": duration_ms - 3, "postprocess": 2.0}
+        mask_HW = np.full(size, 0.75 + self.offset, np.float32)
+        return FakePrediction(mask_HW, np.full(size, 2.0 + self.offset, np.float32), timings_ms)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def fake_pipeline():
+    return FakePipeline
+
+
+@pytest.fixture
+def fake_bundle(tmp_path):
+    def make(name="fake", resolutions=(64, 128)):
+        manifest = Manifest(
+            chain=PRESETS["lite"],
+            weights={},
+            precision="fp32",
+            input="frame",
+            dynamic_batch=False,
+            dynamic_resolution=False,
+            graphs=tuple(
+                GraphRecord(file=f"{side}.onnx", height=side, width=side, gmac=0.1, parity={})
+                for side in resolutions
+            ),
+            opset=18,
+            versions={},
+            accuracy={},
+            verified=True,
+            files={},
+        )
+        return Bundle(tmp_path / name, manifest)
+
+    return make
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Three labelled frames; the fake pipeline's mask is right in the upper half."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    mask_HW = np.zeros((SIZE, SIZE), np.uint8)
+    mask_HW[: SIZE // 2] = 255
+    for index in range(3):
+        write_png(folder / f"{index}.png", np.full((SIZE, SIZE, 3), index, np.uint8))
+        write_png(folder / f"{index}.mask.png", mask_HW)
+        write_png(folder / f"{index}.depth.png", np.full((SIZE, SIZE), 2000, np.uint16))
+    (folder / "dataset.json").write_text('{"schema": 1, "count": 3}', encoding="utf-8")
+    return open_samples(folder)
+
+
+@pytest.fixture
+def result():
+    """One cell with all numbers, one that failed."""
+    depth = DepthMetrics(1, 1, 1, 0.5, 0.1, 0.8125, 0.9, 0.95, 0.1, 100)
+    accuracy = {
+        "data": "data",
+        "count": 3,
+        "mask": MaskMetrics(0.625, 0.7, 0.1, 0.6, 0.3),
+        "mask_count": 3,
+        "mask_share": 0.5,
+        "depth_in_mask": DepthAccuracy(depth, depth),
+        "depth_frame": None,
+    }
+    latency = {
+        "runs": 3,
+        "warmup_runs": 10,
+        "stable": False,
+        "open_ms": 100.0,
+        "first_inference_ms": 20.0,
+        "p50_ms": 11.0,
+        "p90_ms": 12.0,
+        "p99_ms": None,
+        "mean_ms": 11.0,
+        "preprocess_p50_ms": 1.0,
+        "inference_p50_ms": 9.0,
+        "postprocess_p50_ms": 1.0,
+        "throughput_frames_per_s": 90.9,
+        "peak_rss_bytes": 1 << 30,
+        "samples_ms": (10.0, 11.0, 12.0),
+    }
+    common = {
+        "bundle": "b[red]",
+        "preset": "lite",
+        "kind": "foreground",
+        "precision": "fp32",
+        "height_px": 64,
+        "width_px": 96,
+        "gmac": 0.1,
+        "device": "cpu",
+        "threads": None,
+    }
+    good = Cell(
+        **common,
+        runtime="onnxruntime",
+        status="ok",
+        latency=LatencyResult(**latency),
+        accuracy=AccuracyResult(**accuracy),
+        agreement=Agreement(
+            reference_runtime="openvino", frames=4, mask_max_abs=2e-6, depth_max_rel=3e-5
+        ),
+    )
+    bad = Cell(**common, runtime="openvino", status="failed", problem="no [cpu] | left")
+    return BenchResult(
+        made_at="2026-01-02T03:04:05+00:00",
+        machine=_machine(),
+        data="data",
+        frame_sizes=("16x16",),
+        seconds_per_cell=2.0,
+        rounds=5,
+        cells=(good, bad),
+    )
+
+
+def _machine():
+    return Machine(
+        cpu="A CPU",
+        physical_cores=None,
+        logical_cores=4,
+        usable_cores=2,
+        cpu_quota_cores=None,
+        memory_bytes=8 << 30,
+        gpus=(),
+        os="Linux",
+        python="3.11",
+        packages={"numpy": "2"},
+        governor=None,
+        load_1min=0.5,
+    )

@@ -1,0 +1,176 @@
+"""`dmx bench` and `dmx evaluate` on the shipped bundle, at its smallest resolution."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from depthmask.bench import read_result
+from depthmask.bundle import open_bundle
+from depthmask.cli import main
+from depthmask.errors import DepthmaskError
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def side():
+    try:
+        return str(open_bundle().manifest.resolutions[0])
+    except DepthmaskError as error:
+        pytest.skip(f"no shipped bundle: {error}")
+
+
+@pytest.fixture
+def dmx(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def quick(side, samples):
+    return ["--data", samples.folder, "--resolution", side, "--threads", 1]
+
+
+@pytest.fixture
+def quick_bench(quick):
+    return [*quick, "--runtimes", "onnxruntime", "--seconds", 0, "--min-runs", 3]
+
+
+def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path):
+    pytest.importorskip("matplotlib")
+    out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    code, printed, errors = dmx("bench", *quick_bench, "--out", out, "--plot", plot, "--json")
+    assert (code, errors) == (0, "")
+    assert json.loads(printed) == json.loads(out.read_text(encoding="utf-8"))
+    (cell,) = read_result(out).cells
+    assert (cell.status, cell.runtime, cell.accuracy.count) == ("ok", "onnxruntime", 3)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "data"]
+
+
+def test_bench_prints_a_table(dmx, quick_bench):
+    code, printed, _ = dmx("bench", *quick_bench)
+    assert code == 0
+    assert "mask" in printed
+    assert "Machine:" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        (["--out", "{old}"], 2, "--overwrite"),
+        (["--out", "{old}", "--plot", "{old}"], 2, "two files"),
+        (["--out", "{folder}/absent/b.json"], 6, "cannot be written"),
+        (["--resolution", "77"], 2, "but got 77"),
+        (["--resolution", "8"], 2, "32 to 4096"),
+        (["--runtimes", "nothing"], 2, "a runtime must be one of"),
+        (["--data", "{folder}/absent"], 3, "there is none"),
+        (["--frame-size", "64,128"], 2, "must be one size"),
+        (["{folder}/absent"], 3, "must be a bundle"),
+        (["--runtimes", "openvino", "--device", "cuda"], 4, "cuda was asked for"),
+    ],
+)
+def test_bench_refuses(dmx, quick_bench, tmp_path, arguments, expected, message):
+    old = tmp_path / "old.json"
+    old.write_text("old", encoding="utf-8")
+    filled = [text.format(old=old, folder=tmp_path) for text in arguments]
+    code, _, errors = dmx("bench", *quick_bench, *filled)
+    assert code == expected
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert old.read_text(encoding="utf-8") == "old"
+
+
+def test_bench_goes_on_without_a_cell_and_fails_at_the_end(dmx, quick_bench, tmp_path, monkeypatch):
+    from depthmask.bench import grid
+
+    open_cell = grid._open_pipeline
+
+    def broken(request):
+        if request.runtime == "openvino":
+            raise RuntimeError("no luck")
+        return open_cell(request)
+
+    monkeypatch.setattr(grid, "_open_pipeline", broken)
+    out = tmp_path / "bench.json"
+    code, printed, errors = dmx(
+        "bench", *quick_bench, "--runtimes", "openvino,onnxruntime", "--out", out
+    )
+    assert code == 1
+    assert "1 of 2 were not" in errors
+    assert "RuntimeError: no luck" in printed
+    assert [cell.status for cell in read_result(out).cells] == ["failed", "ok"]
+
+
+def test_an_interrupted_bench_leaves_nothing(dmx, quick_bench, tmp_path, monkeypatch):
+    from depthmask.bench.latency import LatencyMeter
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LatencyMeter, "sample", interrupt)
+    code, printed, errors = dmx("bench", *quick_bench, "--out", tmp_path / "bench.json")
+    assert (code, printed, errors.strip()) == (130, "", "error: interrupted")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_evaluate_shows_the_model_beside_the_baseline(dmx, quick, side):
+    code, printed, errors = dmx("evaluate", *quick, "--json")
+    assert (code, errors) == (0, "")
+    document = json.loads(printed)
+    (one,) = document["results"]
+    assert (str(one["height_px"]), one["runtime"]) == (side, "onnxruntime")
+    assert one["accuracy"]["count"] == document["baseline"]["count"] == 3
+    # Half of the ellipse of the baseline lies in the true upper half.
+    assert 0.1 < document["baseline"]["mask"]["iou"] < 0.3
+
+
+def test_evaluate_prints_a_table(dmx, quick):
+    code, printed, _ = dmx("evaluate", *quick, "--limit", 1)
+    assert code == 0
+    for expected in ("IoU", "boundary IoU", "depth in the true mask", "looking", "1 images"):
+        assert expected in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        (["{folder}"], 3, "but it is neither"),
+        (["{folder}/absent"], 3, "but it is neither"),
+        (["--resolution", "77"], 2, "but got 77"),
+        (["--data", "{folder}"], 3, "must hold images"),
+    ],
+)
+def test_evaluate_refuses(dmx, quick, tmp_path, arguments, expected, message):
+    code, printed, errors = dmx(
+        "evaluate", *quick, *[text.format(folder=tmp_path) for text in arguments]
+    )
+    assert (code, printed) == (expected, "")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+def test_evaluate_takes_a_checkpoint(dmx, samples, tmp_path):
+    pytest.importorskip("torch")
+    from depthmask.chain import build
+    from depthmask.checkpoint import save_checkpoint
+
+    checkpoint = tmp_path / "checkpoint"
+    save_checkpoint(build("lite", seed=0), checkpoint)
+    arguments = [checkpoint, "--data", samples.folder, "--resolution", 64, "--limit", 1]
+    arguments += ["--threads", 1]
+    code, printed, _ = dmx("evaluate", *arguments, "--json")
+    assert code == 0
+    (one,) = json.loads(printed)["results"]
+    assert (one["height_px"], one["runtime"], one["device"]) == (64, "torch", "cpu")
+    code, _, errors = dmx("evaluate", *arguments, "--runtime", "openvino")
+    assert code == 2
+    assert "dmx export --checkpoint" in errors

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from depthmask.bench import measure
+from depthmask.bench.latency import LatencyMeter, peak_rss_bytes
+from depthmask.errors import UsageError
+
+FRAMES = [np.zeros((4, 6, 3), np.uint8)]
+
+
+def run(pipeline, **settings):
+    return measure(pipeline, FRAMES, clock=pipeline.clock, **settings)
+
+
+def test_a_steady_pipeline_is_measured_for_the_time_asked(fake_pipeline):
+    result = run(fake_pipeline([50.0, 10.0]), min_seconds=2.0)
+    assert result.first_inference_ms == pytest.approx(50)
+    assert result.open_ms == 120
+    assert result.stable
+    assert result.runs in (200, 201)  # 2 s of 10 ms
+    assert len(result.samples_ms) == result.runs
+    for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.mean_ms):
+        assert value == pytest.approx(10)
+    assert result.throughput_frames_per_s == pytest.approx(100)
+    stages = (result.preprocess_p50_ms, result.inference_p50_ms, result.postprocess_p50_ms)
+    assert stages == pytest.approx((1, 7, 2))
+
+
+def test_a_slow_start_is_not_in_the_samples(fake_pipeline):
+    falling = [float(ms) for ms in range(400, 10, -10)]
+    result = run(fake_pipeline([*falling, 10.0]), max_warmup_seconds=60)
+    assert result.stable
+    assert result.warmup_runs >= len(falling)
+    assert max(result.samples_ms) == pytest.approx(10)
+
+
+def test_a_warm_up_that_never_gets_steady_ends(fake_pipeline):
+    pipeline = fake_pipeline([1.05**step for step in range(200)])
+    result = run(pipeline, min_seconds=0, min_runs=1, max_warmup_seconds=3)
+    assert not result.stable
+
+
+def test_a_warm_up_ends_within_a_run_of_its_time(fake_pipeline):
+    pipeline = fake_pipeline([4000.0])
+    result = run(pipeline, min_seconds=0, min_runs=1, max_warmup_seconds=5)
+    assert result.warmup_runs == 2
+    assert not result.stable
+
+
+def test_p99_needs_100_runs(fake_pipeline):
+    assert run(fake_pipeline(), min_seconds=0, min_runs=99).p99_ms is None
+    assert run(fake_pipeline(), min_seconds=0, min_runs=100).p99_ms == pytest.approx(10)
+
+
+def test_percentiles_are_of_the_raw_samples(fake_pipeline):
+    pipeline = fake_pipeline()
+    meter = LatencyMeter(pipeline, FRAMES, pipeline.clock)
+    pipeline.durations_ms = [5.0, 5.0, *map(float, range(1, 12))]
+    meter.sample(0, 11)
+    result = meter.result()
+    assert result.samples_ms == pytest.approx(tuple(range(1, 12)))
+    assert (result.p50_ms, result.p90_ms) == pytest.approx((6, 10))
+    assert result.mean_ms == pytest.approx(6)
+
+
+def test_samples_of_several_turns_add_up(fake_pipeline):
+    pipeline = fake_pipeline()
+    meter = LatencyMeter(pipeline, FRAMES, pipeline.clock)
+    meter.warm_up()
+    for _ in range(3):
+        meter.sample(0.05, 2)
+    assert meter.runs == meter.result().runs
+    assert meter.runs >= 15
+
+
+def test_frames_are_taken_in_turn():
+    seen = []
+
+    class Recorder:
+        open_ms = 0.0
+        timings_ms = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}  # noqa: RUF012
+
+        def __call__(self, frame_HW3):
+            seen.append(int(frame_HW3[0, 0, 0]))
+            return self
+
+    frames = [np.full((2, 2, 3), value, np.uint8) for value in (7, 8, 9)]
+    LatencyMeter(Recorder(), frames).sample(0, 5)
+    assert seen[:6] == [7, 8, 9, 7, 8, 9]
+
+
+def test_unusable_settings_are_refused(fake_pipeline):
+    with pytest.raises(UsageError, match="1 or more, but there are none"):
+        measure(fake_pipeline(), [])
+    with pytest.raises(UsageError, match="min_runs must be 1 or more, but got 0"):
+        run(fake_pipeline(), min_runs=0)
+    with pytest.raises(UsageError, match="none was made"):
+        LatencyMeter(fake_pipeline(), FRAMES).result()
+
+
+def test_memory_is_in_bytes():
+    assert 10 << 20 < peak_rss_bytes() < 1 << 40

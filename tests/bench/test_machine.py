@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import platform
+
+import msgspec
+import numpy as np
+
+from depthmask.bench.machine import Machine, rss_bytes, this_machine
+
+
+def test_this_machine_is_described():
+    machine = this_machine()
+    assert machine.cpu
+    assert 1 <= machine.usable_cores <= machine.logical_cores
+    assert machine.python == platform.python_version()
+    assert machine.packages["numpy"] == np.__version__
+    assert machine.cpu in machine.summary
+
+
+def test_a_machine_survives_json():
+    machine = this_machine()
+    assert msgspec.json.decode(msgspec.json.encode(machine), type=Machine) == machine
+
+
+def test_memory_of_this_process():
+    bytes_now = rss_bytes()
+    assert bytes_now is None or 1 << 20 < bytes_now < 1 << 40

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# tiny_networks.py is there, and imported as a user's module would be. (tests/ itself must not be on
+# the path: its folder depthmask/ would shadow the package.)
+USER_CODE = Path(__file__).parent / "user_code"
+REQUIRE_GPU = os.environ.get("DEPTHMASK_REQUIRE_GPU") == "1"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.path.insert(0, str(USER_CODE))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from depthmask.devices import cuda_problem
+
+    problem = cuda_problem()
+    if problem is None or REQUIRE_GPU:
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"no GPU here: {problem}"))
+
+
+@pytest.fixture(scope="session")
+def tiny_chain():
+    import tiny_networks
+
+    from depthmask.chain import MaskDepthChain
+
+    return MaskDepthChain(tiny_networks.TinyMask(), tiny_networks.TinyDepth()).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tiny_chain, tmp_path_factory) -> Path:
+    """A verified bundle of two resolutions; read-only by agreement."""
+    from depthmask.export import export_chain
+    from depthmask.frames import Resolution
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_chain(tiny_chain, out, resolution=[Resolution(32, 32), Resolution(48, 64)])
+    return out
+
+
+@pytest.fixture
+def frame_HW3() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+@pytest.fixture
+def dmx(tmp_path, monkeypatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `dmx` as a user does, in a fresh folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(USER_CODE), "COLUMNS": "200"}
+
+    def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from depthmask.cli import main; main()", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=environment,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny_networks
+import torch
+
+from depthmask import chain as chains
+from depthmask.bundle import open_bundle
+from depthmask.chain import MaskDepthChain
+from depthmask.errors import CheckFailedError, InputError, OutputError, UsageError
+from depthmask.export import export_chain, verify_bundle
+from depthmask.export.to_onnx import STAGE_KEY, to_onnx
+from depthmask.frames import Resolution
+from depthmask.models.frame_chain import FrameChain
+
+SMALL = Resolution(32, 32)
+
+# Run in a process that knows nothing of depthmask: what a user of the bundle's model.onnx does.
+DMX = "from depthmask.cli import main; main()"
+PLAIN_ONNXRUNTIME = """
+import sys
+sys.modules["depthmask"] = None
+import numpy as np, onnxruntime
+model, frame, out = sys.argv[1:]
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+mask, depth = session.run(["mask", "depth"], {"frame": np.load(frame)[None]})
+np.savez(out, mask=mask, depth=depth)
+"""
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2)])
+def test_plain_onnxruntime_gives_what_pytorch_gives(
+    tiny_chain, frame_HW3, tmp_path, precision, tolerance
+):
+    bundle = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, precision=precision)
+    np.save(tmp_path / "frame.npy", frame_HW3)
+    files = [bundle.model_path(), tmp_path / "frame.npy", tmp_path / "out.npz"]
+    subprocess.run([sys.executable, "-c", PLAIN_ONNXRUNTIME, *files], check=True)
+    found = np.load(tmp_path / "out.npz")
+    with torch.inference_mode():
+        expected = FrameChain(tiny_chain, SMALL)(torch.from_numpy(frame_HW3)[None])
+    for name, reference in zip(("mask", "depth"), expected, strict=True):
+        assert found[name].dtype == np.float32
+        assert found[name].shape == tuple(reference.shape)
+        error = np.abs(found[name] - reference.numpy()).max()
+        assert error <= tolerance * float(reference.max() - reference.min())
+
+
+def test_the_manifest_says_what_was_exported(tiny_bundle_path):
+    manifest = open_bundle(tiny_bundle_path).manifest
+    assert manifest.verified
+    assert manifest.resolutions == (Resolution(32, 32), Resolution(48, 64))
+    assert [graph.file for graph in manifest.graphs] == ["model-32.onnx", "model.onnx"]
+    assert all(graph.parity["mask"]["relative_error"] < 1e-4 for graph in manifest.graphs)
+    assert set(manifest.files) == {path.name for path in tiny_bundle_path.iterdir()} - {
+        "manifest.json"
+    }
+    with np.load(tiny_bundle_path / "reference.npz") as reference:
+        assert sum(name.startswith("frame/") for name in reference.files) >= 8
+
+
+def test_two_resolutions_share_their_weights_on_disk(tiny_chain, tmp_path):
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Conv2d(3, 64, 5, padding=2)
+            self.outer = torch.nn.Conv2d(64, 1, 5, padding=2)
+
+        def forward(self, image_B3HW):
+            return torch.sigmoid(self.outer(self.inner(image_B3HW)))
+
+    torch.manual_seed(0)
+    wide = MaskDepthChain(Wide(), tiny_chain.depth).eval()
+    bundle = export_chain(wide, tmp_path / "b", resolution=[SMALL, Resolution(64, 64)])
+    weights_bytes = 4 * (3 * 64 * 25 + 64 * 25)
+    stored = (bundle.path / "weights.bin").stat().st_size
+    assert weights_bytes <= stored < 1.5 * weights_bytes + 4096
+    assert verify_bundle(bundle)
+
+
+def test_fp16_keeps_what_would_overflow_in_fp32(tmp_path):
+    chain = MaskDepthChain(tiny_networks.overflowing_mask(), tiny_networks.TinyDepth()).eval()
+    bundle = export_chain(chain, tmp_path / "b", resolution=SMALL, precision="fp16")
+    assert any("mask" in name for name in bundle.manifest.fp32_nodes)
+    assert not any("depth" in name for name in bundle.manifest.fp32_nodes)
+    assert verify_bundle(bundle)
+
+
+def test_an_fp16_graph_computes_its_networks_in_fp16(tiny_chain, tmp_path):
+    bundle = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, precision="fp16")
+    graph = onnx.load(bundle.model_path()).graph
+    types = {item.name: item.data_type for item in graph.initializer}
+    weights = [types[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+    assert {output.type.tensor_type.elem_type for output in graph.output} == {
+        onnx.TensorProto.FLOAT
+    }
+
+
+def test_dynamic_batch_and_resolution(tiny_chain, tmp_path):
+    bundle = export_chain(
+        tiny_chain,
+        tmp_path / "b",
+        resolution=Resolution(64, 96),
+        input="image",
+        dynamic_batch=True,
+        dynamic_resolution=True,
+    )
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bundle.model_path(), providers=["CPUExecutionProvider"])
+    image_B3HW = np.random.default_rng(0).standard_normal((3, 3, 128, 64), np.float32)
+    mask, depth = session.run(["mask", "depth"], {"image": image_B3HW})
+    with torch.inference_mode():
+        mask_B1HW, depth_B1HW = tiny_chain(torch.from_numpy(image_B3HW))
+    np.testing.assert_allclose(mask, mask_B1HW.numpy(), atol=1e-5)
+    np.testing.assert_allclose(depth, depth_B1HW.numpy(), atol=1e-5)
+
+
+def test_nodes_carry_their_stage_and_no_local_path(tiny_chain):
+    model = to_onnx(tiny_chain, SMALL)
+    stages = {node.metadata_props[STAGE_KEY] for node in model.graph}
+    assert stages == {"preprocess", "mask", "depth", "chain"}
+    names = [node.name for node in model.graph]
+    assert len(set(names)) == len(names)
+    texts = [str(dict(node.metadata_props)) for node in model.graph]
+    assert not any(".py" in text or "/" in text for text in texts)
+
+
+@pytest.mark.parametrize("preset", ["lite"])
+def test_a_preset_with_untrained_weights(dmx, tmp_path, preset):
+    done = dmx("export", "--preset", preset, "--init", 0, "--resolution", 32, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["path"] == f"{preset}-32-fp32"
+    assert result["weights"] == {"init_seed": 0}
+    assert verify_bundle(open_bundle(tmp_path / result["path"]))
+
+
+def test_your_own_networks(dmx, tmp_path):
+    done = dmx("export", "--mask", "tiny_networks:TinyMask", "--depth", "tiny_networks:TinyDepth")
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "custom-224-fp32")
+    assert bundle.manifest.chain.mask.network == "tiny_networks:TinyMask"
+
+
+@pytest.mark.parametrize(
+    ("factory", "exit_code", "said"),
+    [
+        ("tiny_networks:wrong_shape", 2, "must give (2,1,h,w)"),
+        ("tiny_networks:raising", 2, "RuntimeError: no weights here"),
+        ("tiny_networks:not_a_network", 2, "must return a torch.nn.Module, but got str"),
+        ("tiny_networks:missing", 3, "cannot be imported"),
+        ("no_such_module:mask", 3, "cannot be imported"),
+    ],
+)
+def test_a_bad_factory(dmx, tmp_path, factory, exit_code, said):
+    done = dmx("export", "--mask", factory, "--depth", "tiny_networks:TinyDepth", "--out", "b")
+    assert (done.returncode, said in done.stderr) == (exit_code, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_disagrees_is_not_written(tiny_chain, tmp_path, monkeypatch):
+    from depthmask.export import exporter
+
+    def broken(*arguments, **options):
+        model = to_onnx(*arguments, **options)
+        bias = next(v for name, v in model.graph.initializers.items() if "depth.second.b" in name)
+        bias.const_value = type(bias.const_value)(bias.const_value.numpy() + 1, name=bias.name)
+        return model
+
+    monkeypatch.setattr(exporter, "to_onnx", broken)
+    with pytest.raises(CheckFailedError, match="at 32 the depth differs from PyTorch"):
+        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
+    assert list(tmp_path.iterdir()) == []
+    kept = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, force=True)
+    assert not kept.manifest.verified
+    assert not verify_bundle(kept)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    chain = MaskDepthChain(tiny_networks.TinyMask(), tiny_networks.TinyDepth()).eval()
+    with torch.no_grad():
+        chain.mask.first.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"mask\.first\.weight holds NaN"):
+        export_chain(chain, tmp_path / "b", resolution=SMALL)
+
+
+def test_an_output_that_exists_is_refused_before_any_work(tiny_chain, tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match="must not exist yet"):
+        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
+    assert (tmp_path / "b" / "mine.txt").read_text() == "kept"
+    export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, overwrite=True)
+    assert not (tmp_path / "b" / "mine.txt").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_place(tiny_chain, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
+
+
+def test_a_frame_graph_has_one_resolution(tiny_chain, tmp_path):
+    with pytest.raises(UsageError, match="--input image"):
+        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, dynamic_resolution=True)
+
+
+def test_ctrl_c_leaves_the_old_bundle(tmp_path):
+    out = tmp_path / "b"
+    out.mkdir()
+    (out / "old").write_text("bundle")
+    process = subprocess.Popen(
+        [sys.executable, "-c", DMX, "export", "--init", "0", "--out", str(out), "--overwrite"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and "tracing" not in _status(process):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.strip().splitlines()[-1] == "error: interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert (out / "old").read_text() == "bundle"
+
+
+def _status(process: subprocess.Popen[str]) -> str:
+    """Whether the export is well under way: torch is loaded once the process has grown."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    resident_kb = int(status.split("VmRSS:")[1].split()[0])
+    return "tracing" if resident_kb > 400_000 else "starting"
+
+
+def test_presets_build_and_predict_at_odd_sizes():
+    for name in ("lite",):
+        mask, depth = chains.build(name, seed=0)(torch.zeros(1, 3, 33, 47))
+        assert mask.shape == (1, 1, 33, 47)
+        assert depth.shape[:2] == (1, 1)

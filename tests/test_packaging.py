@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"depthmask": "depthmask", "export": "depthmask/export", "bench": "depthmask/bench"}
+FOLDERS["train"] = "depthmask/train"
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory) -> list[str]:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
+            *("--no-build-isolation", "--wheel-dir", out, ROOT),
+        ],
+        check=True,
+        cwd=out,
+    )
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_every_module(wheel_names):
+    expected = {
+        f"{home}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, home in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert expected - set(wheel_names) == set()
+
+
+def test_the_wheel_holds_the_shipped_data(wheel_names):
+    data = ROOT / "depthmask" / "data"
+    expected = {path.relative_to(ROOT).as_posix() for path in data.rglob("*") if path.is_file()}
+    assert expected - set(wheel_names) == set()
+    assert {f"depthmask/train/{path.name}" for path in (ROOT / "train").glob("*.txt")} <= set(
+        wheel_names
+    )
+
+
+def test_depthmask_is_the_only_top_level_package(wheel_names):
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"depthmask"}
+
+
+def test_every_dependency_has_a_lower_bound():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    requirements = config["options"]["install_requires"].split("\n")
+    for extra in config["options.extras_require"].values():
+        requirements += extra.split("\n")
+    named = [line for line in requirements if line and not line.startswith("%(")]
+    assert named
+    assert [line for line in named if ">=" not in line] == []

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from depthmask.errors import InputError, UsageError
+from depthmask.train.compose import Recipe, compose, load_assets, split_of
+from depthmask.train.stage import Stage
+
+
+def stage_of(recipe, index):
+    """The empty stage of a sample: the first thing that its generator draws."""
+    size = recipe.canvas_px
+    return Stage.sample(np.random.default_rng([recipe.seed, index])).depth_m_HW(size, size)
+
+
+def same(first, second):
+    return all(
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for name in ("image_HW3", "mask_HW", "depth_m_HW")
+    )
+
+
+def test_a_sample_is_what_it_says(recipe, assets):
+    sample = compose(recipe, assets, 0)
+    assert sample.image_HW3.shape == (64, 64, 3)
+    assert sample.image_HW3.dtype == sample.mask_HW.dtype == np.uint8
+    assert sample.mask_HW.shape == sample.depth_m_HW.shape == (64, 64)
+    assert sample.depth_m_HW.dtype == np.float32
+    assert repr(sample) == "Sample(64x64)"
+
+
+def test_a_sample_depends_on_its_index_alone(recipe, assets):
+    forwards = [compose(recipe, assets, index) for index in range(12)]
+    backwards = [compose(recipe, assets, index) for index in reversed(range(12))][::-1]
+    assert all(same(*pair) for pair in zip(forwards, backwards, strict=True))
+    assert not any(same(*pair) for pair in pairwise(forwards))
+
+
+def test_composing_leaves_the_assets_as_they_were(recipe, assets):
+    before = [picture.copy() for picture in assets.backgrounds]
+    cutouts = [cutout.premultiplied_HW4.copy() for cutout in assets.foregrounds]
+    for index in range(20):
+        compose(recipe, assets, index)
+    for copy, picture in zip(before, assets.backgrounds, strict=True):
+        np.testing.assert_array_equal(copy, picture)
+    for copy, cutout in zip(cutouts, assets.foregrounds, strict=True):
+        np.testing.assert_array_equal(copy, cutout.premultiplied_HW4)
+
+
+def test_seeds_and_augmentation_make_other_samples(recipe, assets):
+    other = msgspec.structs.replace(recipe, seed=4)
+    clean = msgspec.structs.replace(recipe, augment=False)
+    assert not same(compose(recipe, assets, 1), compose(other, assets, 1))
+    assert not same(compose(recipe, assets, 1), compose(clean, assets, 1))
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_depth_is_the_stage_outside_the_mask_and_nearer_inside(recipe, assets, augment):
+    recipe = msgspec.structs.replace(recipe, augment=augment, empty_share=0.0)
+    seen = 0
+    for index in range(60):
+        sample, stage_m_HW = compose(recipe, assets, index), stage_of(recipe, index)
+        inside_HW = sample.mask_HW >= 128
+        np.testing.assert_array_equal(sample.depth_m_HW[~inside_HW], stage_m_HW[~inside_HW])
+        assert (sample.depth_m_HW[inside_HW] <= stage_m_HW[inside_HW]).all()
+        assert (sample.depth_m_HW > 0.3).all()
+        seen += int(inside_HW.any())
+    assert seen > 50
+
+
+def test_a_share_of_the_samples_is_empty(recipe, assets):
+    never = msgspec.structs.replace(recipe, empty_share=0.0)
+    always = msgspec.structs.replace(recipe, empty_share=1.0)
+    assert any(compose(never, assets, index).mask_HW.any() for index in range(5))
+    for index in range(5):
+        sample = compose(always, assets, index)
+        assert not sample.mask_HW.any()
+        np.testing.assert_array_equal(sample.depth_m_HW, stage_of(always, index))
+
+
+def test_without_augmentation_an_image_is_the_background_outside_the_mask(recipe, assets):
+    clean = msgspec.structs.replace(recipe, augment=False, empty_share=0.0)
+    empty = msgspec.structs.replace(clean, empty_share=1.0)
+    for index in range(10):
+        sample, background = compose(clean, assets, index), compose(empty, assets, index)
+        outside_HW = sample.mask_HW == 0
+        np.testing.assert_array_equal(
+            sample.image_HW3[outside_HW], background.image_HW3[outside_HW]
+        )
+
+
+def test_splits_share_no_group(assets_folder):
+    def groups(split):
+        return {
+            cutout.name.rsplit("_", 1)[0]
+            for cutout in load_assets(assets_folder, split).foregrounds
+        }
+
+    train, test = groups("train"), groups("test")
+    assert train
+    assert test
+    assert not train & test
+    assert groups("all") == train | test
+    assert {split_of(group) for group in train} == {"train"}
+
+
+def test_a_material_without_index_is_split_by_file_name(assets_folder, tmp_path):
+    for role in ("foregrounds", "backgrounds"):
+        (tmp_path / role).symlink_to(assets_folder / role)
+    found = load_assets(tmp_path, "train")
+    assert 0 < len(found.foregrounds) <= 10
+    assert repr(found).startswith("Assets(")
+
+
+def test_missing_material_names_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(InputError, match="dmx data fetch"):
+        load_assets(tmp_path / "nothing")
+
+
+def test_a_foreground_must_have_alpha(tmp_path):
+    for role in ("foregrounds", "backgrounds"):
+        (tmp_path / role).mkdir()
+        cv2.imwrite(str(tmp_path / role / "opaque.PNG"), np.full((9, 9, 3), 7, np.uint8))
+    with pytest.raises(InputError, match="opaque everywhere"):
+        load_assets(tmp_path)
+
+
+@pytest.mark.parametrize("document", ["{", "[1]", json.dumps([{"file": "x"}])])
+def test_a_damaged_index_is_an_input_error(tmp_path, document):
+    (tmp_path / "assets.json").write_text(document)
+    with pytest.raises(InputError, match="must be a list of assets"):
+        load_assets(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"canvas_px": 31}, {"max_foregrounds": 0}, {"seed": -1}, {"empty_share": 1.5}]
+)
+def test_impossible_recipes_are_refused(fields):
+    with pytest.raises(UsageError, match=next(iter(fields))):
+        Recipe(**fields)
