@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from depthmask.errors import OutputError, UnavailableError
 from depthmask.frames import Normalisation, Resolution, resize_weights, to_network
-from depthmask.train.compose import Assets, Recipe, Sample, compose
+from depthmask.train.compose import Assets, Cutout, Recipe, Sample, compose
 from depthmask.train.stage import FloatArray
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -60,22 +64,89 @@ def sample_tensors(
 def batches(
     dataset: CompositeDataset, batch_size: int, first_index: int, count: int, workers: int
 ) -> Iterator[Batch]:
-    """Batches of consecutive indices: batch k holds first_index + k * batch_size onwards."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Consecutive(first_index, batch_size, count),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_stay_out_of_the_way,
-        # A fork would inherit the locks of OpenCV's and BLAS' threads, and hang.
-        multiprocessing_context="spawn" if workers else None,
-    )
-    # BLAS reads these when it loads; a second BLAS thread in a worker only spins, and takes the
-    # training's core (19 instead of 40 samples a second on two cores).
-    one_thread = _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    with one_thread, _interrupts_held():
-        iterator = iter(loader)
-    yield from iterator
+    """Batches of consecutive indices: batch k holds first_index + k * batch_size onwards.
+
+    Raises:
+        OutputError: the folder for temporary files cannot be written.
+        UnavailableError: a worker died.
+
+    """
+    with _parked(dataset) if workers else nullcontext(dataset) as source:
+        loader = DataLoader(
+            source,
+            batch_sampler=_Consecutive(first_index, batch_size, count),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_stay_out_of_the_way,
+            # A fork would inherit the locks of OpenCV's and BLAS' threads, and hang.
+            multiprocessing_context="spawn" if workers else None,
+        )
+        # BLAS reads these when it loads; a second BLAS thread in a worker only spins, and takes the
+        # training's core (19 instead of 40 samples a second on two cores).
+        one_thread = _environment(
+            OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
+        )
+        try:
+            with one_thread, _interrupts_held():
+                iterator = iter(loader)
+            yield from iterator
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UnavailableError(
+                f"a worker that composes samples must stay alive, but it died ({error}), often for"
+                " lack of memory. Try --workers 0"
+            ) from error
+
+
+class _ParkedDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """A CompositeDataset whose pictures are in one file, mapped on first use.
+
+    So it is small when it is sent to a worker, and all workers share one copy. Sending the pictures
+    themselves would block for ever if a worker died while it starts: more than a pipe holds, and
+    the sender keeps the reading end open, too (multiprocessing's spawn).
+    """
+
+    def __init__(self, dataset: CompositeDataset, file: Path) -> None:
+        self._recipe = dataset.recipe
+        self._resolution, self._normalisation = dataset.resolution, dataset.normalisation
+        cutouts = dataset.assets.foregrounds
+        self._names = [cutout.name for cutout in cutouts]
+        pictures = [cutout.premultiplied_HW4 for cutout in cutouts] + [*dataset.assets.backgrounds]
+        self._shapes = [picture.shape for picture in pictures]
+        self._file = file
+        self._opened: CompositeDataset | None = None
+        with file.open("wb") as stream:
+            for picture in pictures:
+                stream.write(np.ascontiguousarray(picture).tobytes())
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened[index]
+
+    def _open(self) -> CompositeDataset:
+        flat = np.memmap(self._file, np.uint8, mode="r")
+        ends = np.cumsum([math.prod(shape) for shape in self._shapes])
+        parts = np.split(flat, ends[:-1])
+        pictures = [part.reshape(s) for part, s in zip(parts, self._shapes, strict=True)]
+        count = len(self._names)
+        cutouts = map(Cutout, self._names, pictures[:count])
+        assets = Assets(tuple(cutouts), tuple(pictures[count:]))
+        return CompositeDataset(self._recipe, assets, self._resolution, self._normalisation)
+
+
+@contextmanager
+def _parked(dataset: CompositeDataset) -> Iterator[_ParkedDataset]:
+    with tempfile.TemporaryDirectory(prefix="depthmask-") as folder:
+        try:
+            parked = _ParkedDataset(dataset, Path(folder) / "pictures")
+        except OSError as error:
+            raise OutputError(
+                f"{folder} must hold the pictures for the workers, but got: {error.strerror}. Try"
+                " --workers 0, or TMPDIR on another disk"
+            ) from error
+        yield parked
 
 
 @contextmanager

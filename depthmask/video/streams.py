@@ -216,23 +216,24 @@ def _first_stream(container: InputContainer, kind: SourceKind, name: str) -> Str
 
 
 def _declared_packets(container: InputContainer, stream: VideoStream) -> int | None:
-    """How many packets the file's header promises.
+    """How many packets an MP4's index promises.
 
-    In MP4 the index counts, not the header's number: an edit list may leave some of them out.
+    The header's number would not do: an edit list may leave some of them out.
     """
-    if not stream.frames:
-        return None
-    return len(stream.index_entries) if container.format.name.startswith("mov") else stream.frames
+    if stream.frames and container.format.name.startswith("mov"):
+        return len(stream.index_entries)
+    return None
 
 
 def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
-    """Where no packets are promised: the seconds that Matroska's tag or the header promise."""
-    if stream.frames:
-        return None
+    """Where no packets are promised: the seconds that the header promises."""
+    if stream.frames and container.format.name == "avi" and stream.average_rate:
+        # A number of periods, not of pictures: an AVI may leave out those that show no change.
+        return float(stream.frames / stream.average_rate)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if tag:
         return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
-    if len(container.streams) == 1 and container.duration:
+    if not stream.frames and len(container.streams) == 1 and container.duration:
         return float(container.duration / av.time_base)
     return None
 

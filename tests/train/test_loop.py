@@ -9,8 +9,15 @@ import pytest
 import torch
 
 from depthmask.checkpoint import load_checkpoint, read_info
-from depthmask.errors import CheckFailedError, InputError, OutputError, UsageError
+from depthmask.errors import (
+    CheckFailedError,
+    InputError,
+    OutputError,
+    UnavailableError,
+    UsageError,
+)
 from depthmask.frames import Normalisation, Resolution
+from depthmask.train import dataset as dataset_module
 from depthmask.train import loop
 from depthmask.train.compose import Recipe
 from depthmask.train.config import Phase, TrainingConfig, read_config
@@ -202,6 +209,14 @@ def test_workers_compose_the_same_batches(assets):
     assert [len(part) for part in here[0]] == [2, 2, 2]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
     assert torch.equal(here[1][0][0], dataset[6][0])
+
+
+def test_a_worker_that_dies_is_named_and_nothing_hangs(assets, monkeypatch):
+    mean = (0.5, 0.5, 0.5)
+    dataset = CompositeDataset(CONFIG.recipe, assets, Resolution(32, 32), Normalisation(mean, mean))
+    monkeypatch.setattr(dataset_module, "_stay_out_of_the_way", os._exit)  # with its number, 0
+    with pytest.raises(UnavailableError, match="--workers 0"):
+        list(batches(dataset, 2, 0, 1, 1))
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero():

@@ -233,6 +233,12 @@ def test_truncated_video_gives_what_is_there_then_says_so(tmp_path, write_video,
     assert error.exit_code == 5
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_pictures_left_out_by_the_camera_are_no_loss(tmp_path, write_video, suffix):
+    path = write_video(tmp_path / f"clip{suffix}", 4, ticks=[0, 1, 30, 40])
+    assert len(read_all(path)) == 4
+
+
 def test_video_without_its_index(tmp_path, write_video):
     path = keep_share(write_video(tmp_path / "clip.mp4"), 0.7)
     with pytest.raises(InputError, match="cut short: its index is missing"):
