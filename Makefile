@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types install clean release-weights
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -35,3 +35,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist demo-out *.egg-info
+
+# The trained weights and the ready bundle that ship with the package, from a finished training.
+RUN ?= runs/lite
+release-weights: $(INSTALLED)
+	$(BIN)/python -m depthmask.train.release $(RUN) depthmask/data/lite
+	$(BIN)/dmx export --resolution 64,128,224 --out depthmask/data/lite-bundle --overwrite

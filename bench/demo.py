@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,7 @@ from depthmask.video.sinks import FolderSink
 from depthmask.video.sources import open_source
 
 REPORT_FILE = "report.html"
-_RESOLUTIONS = tuple(Resolution(side, side) for side in (64, 128, 224))
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-_SECONDS_PER_CELL = 1.5
+RESOLUTIONS = tuple(Resolution(side, side) for side in (64, 128, 224))
 _PICTURE_HEIGHT_PX = 220
 
 Progress = Callable[[str], None]
@@ -54,11 +52,21 @@ class DemoResult:
 def run_demo(
     out: Path,
     *,
+    resolutions: Sequence[Resolution] = RESOLUTIONS,
+    seconds_per_cell: float = 1.5,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress = lambda phase: None,
 ) -> DemoResult:
     """Write bundles, a benchmark, pictures and report.html to `out`; nothing appears unless all is there.
+
+    Args:
+        out: the folder.
+        resolutions: of the fp32 bundle, smallest first; the fp16 bundle has the last one only.
+        seconds_per_cell: of the benchmark.
+        overwrite: replace a folder that exists.
+        threads: for inference.
+        progress: told of each phase.
 
     Raises:
         UsageError: `out` exists and `overwrite` is off.
@@ -68,14 +76,14 @@ def run_demo(
     """
     started = time.perf_counter()
     with new_folder(out, overwrite=overwrite) as folder:
-        bundles = _export(folder, progress)
+        bundles = _export(folder, resolutions, progress)
         verified = _verify(bundles, threads, progress)
         progress("benchmarking")
         bench = run_grid(
             bundles[:1],
             samples=open_samples(),
             threads=threads,
-            seconds=_SECONDS_PER_CELL,
+            seconds=seconds_per_cell,
             progress=lambda doing, done, total: progress(f"benchmarking: {doing}"),
         )
         if bench.problems:
@@ -92,21 +100,21 @@ def run_demo(
     return DemoResult(out / REPORT_FILE, bench, verified, summary, seconds)
 
 
-def _export(folder: Path, progress: Progress) -> list[Bundle]:
+def _export(folder: Path, resolutions: Sequence[Resolution], progress: Progress) -> list[Bundle]:
     chain, weights = open_chain()
-    samples = open_samples()
-    return [
-        export_chain(
+
+    def export(precision: Precision, sizes: Sequence[Resolution]) -> Bundle:
+        return export_chain(
             chain,
             folder / f"lite-{precision}",
-            resolution=_RESOLUTIONS,
+            resolution=sizes,
             precision=precision,
             weights=weights,
-            data=samples,
-            progress=lambda phase, precision=precision: progress(f"exporting {precision}: {phase}"),  # type: ignore[misc]
+            data=open_samples(),
+            progress=lambda phase: progress(f"exporting {precision}: {phase}"),
         )
-        for precision in _PRECISIONS
-    ]
+
+    return [export("fp32", resolutions), export("fp16", resolutions[-1:])]
 
 
 def _verify(

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from depthmask.bench.grid import DEFAULT_RUNTIMES
 from depthmask.bench.result import BenchResult
-from depthmask.bench.table import HEADINGS, cells_of, notes
+from depthmask.bench.table import HEADINGS, cells_of, compact, notes
 from depthmask.bundle import Bundle
 from depthmask.export.verify import VerifyReport
 from depthmask.video.runner import RunSummary
@@ -100,17 +101,25 @@ def _verification(verified: Mapping[str, VerifyReport]) -> str:
 
 
 def _benchmark(bench: BenchResult) -> str:
-    return _table(HEADINGS, [cells_of(cell) for cell in bench.cells])
+    table = _table(compact(HEADINGS), [compact(cells_of(cell)) for cell in bench.cells])
+    measured = {cell.runtime for cell in bench.cells}
+    missing = " and ".join(name for name in DEFAULT_RUNTIMES if name not in measured)
+    return (
+        f"{table}<p>Not installed here, so neither verified nor measured: {missing}.</p>"
+        if missing
+        else table
+    )
 
 
 def _bundle_line(bundles: Sequence[Bundle]) -> str:
-    sizes = ", ".join(
+    sizes = "; ".join(
         f"{bundle.path.name} {sum(f.size_bytes for f in bundle.manifest.files.values()) / 1e6:.1f} MB"
+        f" with {', '.join(map(str, bundle.manifest.resolutions))}"
         for bundle in bundles
     )
     return (
         "Errors are the largest difference from the fp32 PyTorch chain, as a share of the output's"
-        f" range. Sizes with all three resolutions and the reference frames: {sizes}."
+        f" range. Sizes, with these resolutions and the reference frames: {sizes}."
     )
 
 

@@ -7,7 +7,10 @@ why, and the others go on.
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,10 +24,10 @@ import numpy as np
 from depthmask import runtimes as known_runtimes
 from depthmask.accuracy import AccuracyResult, PredictionLike, accuracy
 from depthmask.bench.latency import LatencyMeter, LatencyResult, TimedPrediction
-from depthmask.bench.machine import rss_bytes, this_machine
+from depthmask.bench.machine import this_machine
 from depthmask.bench.result import Agreement, BenchResult, Cell, Status
 from depthmask.bundle import Bundle
-from depthmask.errors import DepthmaskError, UnavailableError, UsageError
+from depthmask.errors import DepthmaskError, InputError, UnavailableError, UsageError
 from depthmask.frames import FloatArray, Resolution, UInt8Array
 from depthmask.pipeline import Pipeline
 from depthmask.samples import Samples
@@ -32,6 +35,7 @@ from depthmask.samples import Samples
 DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
 _TIMED_FRAMES = 8
 _COMPARED_FRAMES = 4
+_MEMORY_TIMEOUT_SECONDS = 120
 
 
 class GridPrediction(PredictionLike, TimedPrediction, Protocol):
@@ -72,6 +76,8 @@ class OpenedCell:
 
 
 Opener = Callable[[Request], OpenedCell]
+MemoryMeter = Callable[[Request], int | None]
+"""Gives a cell's peak memory in bytes; None where it cannot."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the steps done and the steps in all."""
 
@@ -92,6 +98,7 @@ def run_grid(
     frame_size: Resolution | None = None,
     progress: Progress = lambda doing, done, total: None,
     open_cell: Opener | None = None,
+    measure_memory: MemoryMeter | None = None,
 ) -> BenchResult:
     """Measure every bundle at every resolution on every runtime.
 
@@ -110,11 +117,12 @@ def run_grid(
         frame_size: stretch the timed frames to this; by default they are as in the data set.
         progress: told of every step.
         open_cell: how a cell is opened; `Pipeline.open` unless a test brings its own.
+        measure_memory: how its memory is measured; by default in a short process of its own.
 
     Raises:
         UsageError: an unknown runtime, a resolution that a bundle lacks, a setting out of range.
         UnavailableError: no runtime was named and none is installed.
-        InputError: a frame cannot be read.
+        InputError: a frame or a label cannot be read.
     """
     _check_settings(seconds, min_runs, rounds, limit)
     rows = [
@@ -129,12 +137,14 @@ def run_grid(
     machine = this_machine()
     references = _References(frames[:_COMPARED_FRAMES])
     opener = _Preloading(open_cell or _open_pipeline)
+    memory_meter = measure_memory or _peak_memory_bytes
     turn_runs = -(-min_runs // rounds)
     steps: list[tuple[str, _Row, Callable[[_Row], None]]] = []
     with ExitStack() as stack:
         for row in rows:
             steps.append(("opening", row, lambda row: row.open(opener, frames, stack)))
             steps.append(("accuracy of", row, lambda row: row.check(references, samples, limit)))
+            steps.append(("memory of", row, lambda row: row.weigh(memory_meter)))
         steps.extend(
             ("warming up", row, lambda row: row.warm_up(max_warmup_seconds)) for row in rows
         )
@@ -201,6 +211,10 @@ class _Preloading:
         return self._open_cell(request)
 
 
+class _UnusableSamplesError(InputError):
+    """A sample cannot be read: no cell's fault, so the benchmark ends."""
+
+
 class _Row:
     """A cell in the making. After a failed step it is asked for no other."""
 
@@ -211,7 +225,7 @@ class _Row:
         self._opened: OpenedCell | None = None
         self._meter: LatencyMeter | None = None
         self._latency: LatencyResult | None = None
-        self._rss_growth_bytes: int | None = None
+        self._peak_memory_bytes: int | None = None
         self._accuracy: AccuracyResult | None = None
         self._agreement: Agreement | None = None
 
@@ -225,6 +239,8 @@ class _Row:
         """Take a step; whatever a runtime raises is this row's problem and not the others'."""
         try:
             step(self)
+        except _UnusableSamplesError:
+            raise
         except Exception as error:
             text = " ".join(str(error).split())
             self.status = "unavailable" if isinstance(error, UnavailableError) else "failed"
@@ -234,21 +250,24 @@ class _Row:
 
     def open(self, opener: Opener, frames: Sequence[UInt8Array], stack: ExitStack) -> None:
         """Open the pipeline and time its first inference."""
-        before_bytes = rss_bytes()
         self._opened = opener(self.request)
         stack.callback(self._opened.pipeline.close)
         self._meter = LatencyMeter(self._opened.pipeline, frames)
         self._meter.first()
-        after_bytes = rss_bytes()
-        if before_bytes is not None and after_bytes is not None:
-            self._rss_growth_bytes = max(0, after_bytes - before_bytes)
 
     def check(self, references: _References, samples: Samples, limit: int | None) -> None:
         """Compare with the other runtimes and with the labels."""
         assert self._opened is not None
         self._agreement = references.compare(self.request, self._opened.pipeline)
         if samples.labelled:
-            self._accuracy = accuracy(self._opened.pipeline, samples, limit)
+            try:
+                self._accuracy = accuracy(self._opened.pipeline, samples, limit)
+            except InputError as error:
+                raise _UnusableSamplesError(str(error)) from error
+
+    def weigh(self, measure_memory: MemoryMeter) -> None:
+        """Before the timing, so that nothing else runs during it."""
+        self._peak_memory_bytes = measure_memory(self.request)
 
     def warm_up(self, max_seconds: float) -> None:
         """Until steady."""
@@ -269,7 +288,7 @@ class _Row:
             bundle=request.bundle.path.resolve().name,
             preset=manifest.chain.preset,
             kind=manifest.chain.kind,
-            precision=manifest.precision,
+            precision="fp32" if request.runtime == "torch" else manifest.precision,
             height_px=request.resolution.height,
             width_px=request.resolution.width,
             gmac=request.bundle.graph(request.resolution).gmac,
@@ -278,7 +297,7 @@ class _Row:
             threads=request.threads,
             status=self.status,
             problem=self._problem,
-            rss_growth_bytes=self._rss_growth_bytes if complete else None,
+            peak_memory_bytes=self._peak_memory_bytes if complete else None,
             latency=self._latency if complete else None,
             accuracy=self._accuracy if complete else None,
             agreement=self._agreement if complete else None,
@@ -295,6 +314,22 @@ def _open_pipeline(request: Request) -> OpenedCell:
         check_files=False,  # `open_bundle` did, and hashing would count as opening
     )
     return OpenedCell(pipeline, pipeline.runtime.device)
+
+
+def _peak_memory_bytes(request: Request) -> int | None:
+    """Run `bench.memory` on a cell; memory is no reason to fail it."""
+    # -P: the user's folder may hold a depthmask of its own.
+    command = [sys.executable, "-P", "-m", "depthmask.bench.memory"]
+    cell = (request.bundle.path.resolve(), request.resolution, request.runtime, request.device)
+    command += [*map(str, cell), str(request.threads or 0)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=True, timeout=_MEMORY_TIMEOUT_SECONDS
+        )
+        # The last line: a runtime's library may have printed before it.
+        return int(json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"])
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
+        return None
 
 
 def _check_settings(seconds: float, min_runs: int, rounds: int, limit: int | None) -> None:

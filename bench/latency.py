@@ -6,8 +6,6 @@ size; reading the frame is not in it. The harness costs two clock reads and two 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -66,8 +64,6 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     postprocess_p50_ms: float
     throughput_frames_per_s: float
     """Of one frame after the other, without batches or overlap."""
-    peak_rss_bytes: int
-    """The most memory that this process has held so far, everything in it included."""
     samples_ms: tuple[float, ...]
 
     def __repr__(self) -> str:
@@ -172,7 +168,6 @@ class LatencyMeter:
             inference_p50_ms=stage_p50_ms["inference"],
             postprocess_p50_ms=stage_p50_ms["postprocess"],
             throughput_frames_per_s=1000 * len(samples_ms) / float(samples_ms.sum()),
-            peak_rss_bytes=peak_rss_bytes(),
             samples_ms=tuple(round(float(sample), 4) for sample in samples_ms),
         )
 
@@ -205,9 +200,3 @@ def measure(
     meter.warm_up(max_warmup_seconds)
     meter.sample(min_seconds, min_runs)
     return meter.result()
-
-
-def peak_rss_bytes() -> int:
-    """The most resident memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kibibytes

@@ -71,12 +71,6 @@ def this_machine() -> Machine:
     )
 
 
-def rss_bytes() -> int | None:
-    """The resident memory of this process now."""
-    statm = _read("/proc/self/statm")
-    return None if statm is None else int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from depthmask.accuracy import AccuracyResult, DepthAccuracy
-from depthmask.atomic import write_file
+from depthmask.accuracy import AccuracyResult, DepthAccuracy, judged_depth
 from depthmask.bench.latency import LatencyResult
 from depthmask.bench.machine import Machine
+from depthmask.bundle import Precision
 from depthmask.errors import (
     CheckFailedError,
     InputError,
-    OutputError,
     UnavailableError,
-    UsageError,
 )
 from depthmask.frames import Resolution
+from depthmask.output_files import write_output
 from depthmask.presets import Kind
 
 Status = Literal["ok", "failed", "unavailable"]
@@ -41,7 +39,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     preset: str
     kind: Kind
-    precision: str
+    precision: Precision
+    """What ran; torch runs float32 whatever the bundle's graphs are in."""
     height_px: int
     width_px: int
     gmac: float
@@ -53,8 +52,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     problem: str | None = None
     """Why there are no numbers."""
-    rss_growth_bytes: int | None = None
-    """What opening and a first inference added to the process, the runtime's library aside."""
+    peak_memory_bytes: int | None = None
+    """Of a process that does nothing else (`bench.memory`), libraries included; None: not known."""
     latency: LatencyResult | None = None
     accuracy: AccuracyResult | None = None
     """None where the data set has no labels."""
@@ -67,11 +66,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def depth(self) -> DepthAccuracy | None:
-        """Where this kind of chain is judged: a foreground chain inside the mask."""
-        if self.accuracy is None:
-            return None
-        foreground = self.kind == "foreground"
-        return self.accuracy.depth_in_mask if foreground else self.accuracy.depth_frame
+        """Where this kind of chain is judged (`accuracy.judged_depth`)."""
+        return judged_depth(self.accuracy, self.kind) if self.accuracy else None
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,30 +138,3 @@ def check_complete(result: BenchResult) -> None:
     if all(cell.status == "unavailable" for cell in result.problems):
         raise UnavailableError(message)
     raise CheckFailedError(message)
-
-
-def write_output(path: Path, content: bytes) -> None:
-    """Write a file that the user asked for, atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        write_file(path, content)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output file that exists or cannot be written, before any work is done for it.
-
-    Raises:
-        UsageError: it exists and `overwrite` is off, or it is a folder.
-        OutputError: the folder that would hold it is missing or cannot be written.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path} must be a file, but it is a folder. Try {path / 'bench.json'}")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} must not exist yet, but it does. Try --overwrite or another name")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: {path.parent} is not a writable folder")

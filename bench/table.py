@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,29 +16,47 @@ HEADINGS = (
     "size",
     "runtime",
     "p50 ms",
+    "pre ms",
+    "infer ms",
+    "post ms",
     "p90 ms",
     "p99 ms",
     "fps",
+    "MB",
     "mask IoU",
     "depth δ1",
     "differs",
 )
+_ONLY_WHERE_WIDE = ("p99 ms", "fps")
 _LEFT_ALIGNED = 3
 
 
 def rich_table(result: BenchResult) -> RenderableType:
-    """For the terminal; a single bundle stands above the table instead of in every row."""
+    """For a terminal of 100 columns; a single bundle stands above the table, not in every row."""
     bundles = {cells_of(cell)[0] for cell in result.cells}
     first = 1 if len(bundles) == 1 else 0
     title = Text(bundles.pop()) if first else None
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for index, heading in enumerate(HEADINGS[first:], first):
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for index, heading in enumerate(compact(HEADINGS)[first:], first):
         left = index < _LEFT_ALIGNED
-        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
+        table.add_column(
+            heading.replace(" ", "\n"),
+            justify="left" if left else "right",
+            no_wrap=index > 0,  # a long bundle's name is what may take two lines
+            overflow="fold",
+        )
     for cell in result.cells:
         # As Text: a name in brackets is not a colour.
-        table.add_row(*map(Text, cells_of(cell)[first:]))
+        table.add_row(*map(Text, compact(cells_of(cell))[first:]))
     return Group(table, Text(notes(result)))
+
+
+def compact(row: Sequence[str]) -> tuple[str, ...]:
+    """A row of `HEADINGS` or of `cells_of` without what only a wide page has room for."""
+    pairs = zip(HEADINGS, row, strict=True)
+    return tuple(text for heading, text in pairs if heading not in _ONLY_WHERE_WIDE)
 
 
 def markdown_table(result: BenchResult) -> str:
@@ -56,9 +76,13 @@ def cells_of(cell: Cell) -> tuple[str, ...]:
         str(cell.resolution),
         cell.runtime if cell.device in ("auto", "cpu") else f"{cell.runtime} {cell.device}",
         _number(latency.p50_ms if latency else None, 2),
+        _number(latency.preprocess_p50_ms if latency else None, 2),
+        _number(latency.inference_p50_ms if latency else None, 2),
+        _number(latency.postprocess_p50_ms if latency else None, 2),
         _number(latency.p90_ms if latency else None, 2),
         _number(latency.p99_ms if latency else None, 2),
         _number(latency.throughput_frames_per_s if latency else None, 1),
+        "-" if cell.peak_memory_bytes is None else f"{cell.peak_memory_bytes / 1e6:.0f}",
         _number(mask.iou if mask else None, 3),
         _number(cell.depth.median_scaled.delta1 if cell.depth else None, 3),
         _difference(cell),
@@ -72,6 +96,11 @@ def notes(result: BenchResult) -> str:
         f"Machine: {result.machine.summary}; load {result.machine.load_1min} at the start.",
         f"Data: {result.data}, frames of {sizes}. {_accuracy_note(result)}",
     ]
+    if any(cell.latency for cell in result.cells):
+        lines.append(
+            "pre, infer, post: medians of the parts; a graph that takes whole frames prepares them in"
+            " infer. MB: the most memory of a process that does nothing else, libraries included."
+        )
     if any(cell.agreement for cell in result.cells):
         lines.append(
             "Differs: the largest difference to the first runtime of the same graph, of the mask or,"

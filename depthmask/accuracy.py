@@ -26,6 +26,7 @@ from depthmask.metrics import (
     binary,
     median_scaled,
 )
+from depthmask.presets import Kind
 from depthmask.samples import LabelledSample, Samples
 
 
@@ -65,6 +66,14 @@ class AccuracyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Mean of the predicted soft mask: how much of the frames it lets through (its sparsity)."""
     depth_in_mask: DepthAccuracy | None
     depth_frame: DepthAccuracy | None
+
+
+def judged_depth(accuracy: AccuracyResult, kind: Kind) -> DepthAccuracy | None:
+    """The depth that a chain of this kind is judged by; None where the labels do not allow it.
+
+    A foreground chain is judged inside the true mask, a relevance chain over the whole frame.
+    """
+    return accuracy.depth_in_mask if kind == "foreground" else accuracy.depth_frame
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,11 @@ from typing import IO
 
 from depthmask.errors import OutputError, UsageError
 
+OUR_FILES = frozenset(
+    {"manifest.json", "checkpoint.json", "dataset.json", "assets.json", "depth.json", "bench.json"}
+)
+"""A folder with one of these was made by depthmask."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -36,7 +41,7 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> No
                 content(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -45,7 +50,9 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> No
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    target: Path, *, overwrite: bool = False, check_owner: bool = True
+) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends without an error.
 
     Raises:
@@ -53,7 +60,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: it cannot be written.
 
     """
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite, check_owner=check_owner)
     target = target.absolute()  # "." has no name of its own
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +69,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         _sync_tree(temporary)
         _put_in_place(temporary, target)
     except OSError as error:
@@ -72,11 +79,14 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, check_owner: bool = True) -> None:
     """Refuse an output that exists, before any work is done for it.
 
+    With `overwrite`, what is replaced must be empty or hold one of `OUR_FILES`; `check_owner` is off
+    where the caller knows better what it may replace.
+
     Raises:
-        UsageError: it exists and `overwrite` is off, or something else than a folder is there.
+        UsageError: it exists and `overwrite` is off, it is not ours, or it is not a folder.
         OutputError: the folder that would hold it cannot be written.
 
     """
@@ -86,11 +96,25 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"{target} must not exist yet, but it does. Try --overwrite or another --out"
         )
+    if target.exists() and check_owner:
+        _check_replaceable(target)
     parent = target.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not os.access(parent, os.W_OK) or not parent.is_dir():
         raise OutputError(f"{target} cannot be written: {parent} is not a writable folder")
+
+
+def _check_replaceable(target: Path) -> None:
+    """--overwrite replaces an empty folder or one that depthmask wrote; never somebody's own files."""
+    if target.resolve() in Path.cwd().resolve().parents:
+        raise UsageError(f"{target} must not be above the working folder, but it is")
+    names = {path.name for path in target.iterdir()}
+    if names and not names & OUR_FILES:
+        raise UsageError(
+            f"{target} must be empty or made by depthmask for --overwrite to replace it, but it holds"
+            f" {min(names)!r} and none of {', '.join(sorted(OUR_FILES))}. Try another --out"
+        )
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
@@ -154,7 +178,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's file mode mask; reading it is setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -35,7 +35,7 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One ONNX graph of the bundle. A side of 0 is dynamic, with the recorded one as its default."""
+    """One ONNX graph of the bundle; with a dynamic resolution, the sides are its default's."""
 
     file: str
     height: int

@@ -110,9 +110,9 @@ def _build_stage(stage: StageSpec) -> nn.Module:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's code is here
     try:
         factory: Any = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the user's module may raise anything
         raise InputError(
-            f"the network factory {stage.network} cannot be imported: {error}"
+            f"the network factory {stage.network} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     try:
         network = factory(**stage.options)

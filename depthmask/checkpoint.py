@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from depthmask import models
 from depthmask.atomic import new_folder
 from depthmask.chain import MaskDepthChain, build
-from depthmask.errors import InputError, UsageError
-from depthmask.presets import ChainSpec
+from depthmask.errors import InputError
+from depthmask.presets import ChainSpec, refuse_foreign
 
 WEIGHTS_FILE = "weights.safetensors"
 SPEC_FILE = "checkpoint.json"
@@ -93,7 +92,8 @@ def load_checkpoint(folder: Path, like: ChainSpec | None = None) -> MaskDepthCha
     """Build the chain that a checkpoint describes and load its weights; evaluation mode, float32.
 
     A network that is not ours is code, and a checkpoint never names code to run: such a checkpoint
-    is loaded only into a chain that the caller names (`like`).
+    is loaded only if the caller names the same networks (`like`). Their options and the chain's
+    normalisation are always the checkpoint's.
 
     Raises:
         InputError: not a checkpoint, damaged, or of another architecture than `like`.
@@ -104,12 +104,14 @@ def load_checkpoint(folder: Path, like: ChainSpec | None = None) -> MaskDepthCha
     from safetensors.torch import load
 
     info = read_info(folder)
-    spec = like or info.chain
-    if like is None and (spec.mask.is_foreign or spec.depth.is_foreign):
-        foreign = spec.mask if spec.mask.is_foreign else spec.depth
-        raise UsageError(
-            f"{folder} holds weights of {foreign.network}, which is not one of our networks"
-            f" ({', '.join(models.names())}). Name it with --mask and --depth"
+    spec = info.chain
+    if like is None:
+        refuse_foreign(spec, str(folder))
+    elif (like.mask.network, like.depth.network) != (spec.mask.network, spec.depth.network):
+        raise InputError(
+            f"{folder} must hold weights of {like.mask.network} and {like.depth.network}, but it holds"
+            f" those of {spec.mask.network} and {spec.depth.network}. Leave --preset out, or name the"
+            " right one"
         )
     try:
         data = (folder / WEIGHTS_FILE).read_bytes()

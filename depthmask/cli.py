@@ -7,12 +7,18 @@ to `COMMANDS`.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from depthmask.errors import INTERRUPTED_EXIT_CODE, DepthmaskError, UsageError
+from depthmask.errors import (
+    INTERRUPTED_EXIT_CODE,
+    DepthmaskError,
+    UnavailableError,
+    UsageError,
+)
 from depthmask.version import __version__
 
 COMMANDS = {
@@ -33,6 +39,21 @@ class _InterruptedError(DepthmaskError):
     exit_code = INTERRUPTED_EXIT_CODE
 
 
+# Which extra brings a package that a command needs.
+_EXTRAS = {
+    "matplotlib": "report",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "safetensors": "export",
+    "tensorboard": "train",
+    "torch": "export",
+    "yaml": "train",
+}
+
+
 class _LazyGroup(click.Group):
     """Knows its commands' names and one-line helps, and imports a command when it is used."""
 
@@ -47,11 +68,24 @@ class _LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (as click declares it)
-        """Turn Ctrl-C into an error of ours: click would print an empty line before it."""
+        """Turn what is nobody's bug into an error of ours."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             raise _InterruptedError("interrupted") from interrupt
+        except ModuleNotFoundError as missing:
+            extra = _EXTRAS.get((missing.name or "").split(".")[0])
+            if extra is None:
+                raise
+            raise UnavailableError(
+                f"this needs the package {missing.name}, which is not installed. Try"
+                f" `pip install 'depthmask[{extra}]'`"
+            ) from missing
+        except BrokenPipeError:
+            # The reader of our output left (`dmx models | head`): there is nobody to tell. What Python
+            # would still flush at exit goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -86,10 +120,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         context = getattr(error, "ctx", None)
         hint = f" Try `{context.command_path} --help`" if context else ""
         sys.exit(_report(error.format_message() + hint, UsageError.exit_code))
-    except BrokenPipeError:
-        # The reader of our output left (`dmx models | head`); there is nobody to tell.
-        sys.stdout = None
-        sys.exit(0)
     sys.exit(0)
 
 

@@ -51,11 +51,6 @@ class Resolution:
         square = self.height == self.width
         return str(self.height) if square else f"{self.height}x{self.width}"
 
-    @property
-    def area(self) -> int:
-        """Pixels."""
-        return self.height * self.width
-
     @classmethod
     def parse(cls, text: str) -> Resolution:
         """`224` or `192x256` (height x width).
@@ -97,7 +92,7 @@ def read_image(path: Path) -> UInt8Array:
 def decode_image(data: bytes, name: str) -> UInt8Array:
     """Decode an image file's bytes; `name` is for messages."""
     _check_whole(data, name)
-    image_HW3 = _decode(data, cv2.IMREAD_COLOR, name)
+    image_HW3 = decode_stored(data, cv2.IMREAD_COLOR, name)
     bgra_HW4 = _decode_bgra(data, name) if _may_have_alpha(data) else None
     if bgra_HW4 is not None:
         image_HW3 = _on_white(bgra_HW4)
@@ -222,7 +217,12 @@ def _may_have_alpha(data: bytes) -> bool:
     return data.startswith(_PNG) or data[:4] in (b"RIFF", b"II*\0", b"MM\0*")
 
 
-def _decode(data: bytes, flags: int, name: str) -> npt.NDArray[np.generic]:
+def decode_stored(data: bytes, flags: int, name: str) -> npt.NDArray[np.generic]:
+    """What OpenCV makes of a file's bytes with its IMREAD_* `flags`, without the policy above.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -236,7 +236,7 @@ def _decode(data: bytes, flags: int, name: str) -> npt.NDArray[np.generic]:
 
 def _decode_bgra(data: bytes, name: str) -> UInt8Array | None:
     """(H,W,4) uint8 BGRA, upright; None of a file without alpha."""
-    raw = _decode(data, cv2.IMREAD_UNCHANGED, name)
+    raw = decode_stored(data, cv2.IMREAD_UNCHANGED, name)
     if raw.ndim != 3 or raw.shape[2] != 4:
         return None
     return np.ascontiguousarray(upright(_to_uint8(raw), exif_orientation(data)))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +21,13 @@ from depthmask import models
 from depthmask.atomic import check_target
 from depthmask.chain import MaskDepthChain, build
 from depthmask.checkpoint import load_weights, save_checkpoint
-from depthmask.errors import InputError
+from depthmask.errors import InputError, UsageError
+from depthmask.presets import StageSpec, preset
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 """Under which of its keys a file may hold the weights, the first one found."""
 
+_RESIZING_NETWORKS = ("hu_resnet50", "drn22_autoencoder")
 _PREFIX = "module."  # of what nn.DataParallel saves
 _SAFETENSORS_HEADER = re.compile(rb"[\x00-\xff]{8}\{\s*\"")
 
@@ -69,9 +72,24 @@ def load_network(name: str, path: Path) -> nn.Module:
 
 
 def import_chain(
-    preset: str, mask: Path, depth: Path, out: Path, *, overwrite: bool = False
+    name: str,
+    mask: Path,
+    depth: Path,
+    out: Path,
+    *,
+    align_corners: bool = False,
+    overwrite: bool = False,
 ) -> MaskDepthChain:
     """Make a checkpoint of a preset in the folder `out` from the .pth files of its two networks.
+
+    Args:
+        name: the preset's.
+        mask: the mask network's file.
+        depth: the depth network's file.
+        out: the checkpoint's folder.
+        align_corners: how the reference networks resize: the checkpoints of 2019 were trained with
+            aligned corners, later ones without, and the files do not say.
+        overwrite: replace a checkpoint that exists.
 
     Raises:
         UsageError: unknown preset, or `out` exists and `overwrite` is off.
@@ -80,12 +98,23 @@ def import_chain(
 
     """
     check_target(out, overwrite=overwrite)
-    chain = build(preset)
+    spec = preset(name)
+    if align_corners:
+        spec = msgspec.structs.replace(
+            spec, mask=_aligned(spec.mask, name), depth=_aligned(spec.depth, name)
+        )
+    chain = build(spec)
     _fill(chain.mask, mask)
     _fill(chain.depth, depth)
     sources = {"mask": mask.name, "depth": depth.name}
     save_checkpoint(chain, out, training={"imported": sources}, overwrite=overwrite)
     return chain
+
+
+def _aligned(stage: StageSpec, name: str) -> StageSpec:
+    if stage.network not in _RESIZING_NETWORKS:
+        raise UsageError(f"--align-corners is for the reference networks, but {name} has others")
+    return msgspec.structs.replace(stage, options={**stage.options, "align_corners": True})
 
 
 def _fill(network: nn.Module, path: Path) -> None:

@@ -85,3 +85,17 @@ def preset(name: str) -> ChainSpec:
     if name not in PRESETS:
         raise UsageError(f"a preset must be one of {', '.join(PRESETS)}, but got {name!r}")
     return PRESETS[name]
+
+
+def refuse_foreign(spec: ChainSpec, source: str) -> None:
+    """A checkpoint or bundle may describe a chain, but never name code to run.
+
+    Raises:
+        UsageError: a stage is not one of our networks.
+    """
+    for stage in (spec.mask, spec.depth):
+        if stage.is_foreign:
+            raise UsageError(
+                f"{source} names {stage.network}, which is not one of our networks, and is not run."
+                " Name it yourself with --mask or --depth"
+            )

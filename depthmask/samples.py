@@ -23,7 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import InputError
-from depthmask.frames import IMAGE_SUFFIXES, FloatArray, UInt8Array, read_image
+from depthmask.frames import (
+    IMAGE_SUFFIXES,
+    FloatArray,
+    UInt8Array,
+    decode_stored,
+    read_image,
+)
 
 DATASET_FILE = "dataset.json"
 MASK_SUFFIX = ".mask.png"
@@ -124,12 +130,12 @@ class Samples:
         return self._images
 
 
-def open_samples(path: Path | str | None = None) -> Samples:
+def open_samples(path: Path | str | None = None, *, unfinished: bool = False) -> Samples:
     """Open a data set folder, sorted by name; by default the shipped labelled one.
 
     Raises:
-        InputError: the folder is missing, holds no images or fewer than its dataset.json says, or
-            that file is damaged.
+        InputError: the folder is missing, holds no images or fewer than its dataset.json says (but
+            for `unfinished`), or that file is damaged.
     """
     folder = Path(path) if path is not None else SHIPPED_SAMPLES / "labelled"
     try:
@@ -148,7 +154,7 @@ def open_samples(path: Path | str | None = None) -> Samples:
         )
     _check_stems(folder, images)
     info = _read_info(folder / DATASET_FILE)
-    if info is not None and len(images) < info.count:
+    if info is not None and len(images) < info.count and not unfinished:
         raise InputError(
             f"{folder} must hold the {info.count} images that its {DATASET_FILE} names, but it"
             f" holds {len(images)}. If it is unfinished, run its `dmx data compose` again"
@@ -189,7 +195,7 @@ def _read_info(path: Path) -> DatasetInfo | None:
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged or of another version: {error}") from error
 
 
@@ -221,16 +227,15 @@ def _read_grey(path: Path, dtype: type[Any], wanted: str) -> npt.NDArray[Any] | 
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     # OpenCV fills in what a short file lacks, so the end marker is looked for.
-    whole = b"IEND" in data[-4096:]
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
-    if image is None:
+    if b"IEND" not in data[-4096:]:
         raise InputError(
             f"{path} must be a whole PNG file ({wanted}), but it cannot be decoded as one"
         )
+    image = decode_stored(data, cv2.IMREAD_UNCHANGED, str(path))
     if image.ndim != 2 or image.dtype != dtype:
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise InputError(
             f"{path} must be {wanted}, but got {8 * image.dtype.itemsize} bit with {channels}"
             " channel(s)"
         )
-    return np.asarray(image)
+    return image

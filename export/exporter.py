@@ -33,6 +33,7 @@ from depthmask.export.reference import Reference, make_reference
 from depthmask.export.to_onnx import OPSET, to_onnx
 from depthmask.export.verify import VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
+from depthmask.models.describe import gmac
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.torch_runtime import ChainPredictor
 from depthmask.samples import Samples
@@ -83,8 +84,8 @@ def export_chain(
     """Export, verify, and only then put the bundle at `out`.
 
     Args:
-        chain: in evaluation mode; its weights are exported as they are, in float32 or rounded to
-            float16.
+        chain: is put into evaluation mode; its weights are exported as they are, in float32 or
+            rounded to float16.
         out: the bundle's folder; it must not exist unless `overwrite`.
         resolution: one or several; each gets its own graph, weights are shared on disk.
         precision: `fp32` or `fp16`; in fp16, nodes whose values would overflow stay fp32 and are
@@ -116,6 +117,7 @@ def export_chain(
         dynamic_resolution=dynamic_resolution,
     )
     check_target(out, overwrite=overwrite)
+    chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
@@ -142,7 +144,7 @@ def export_chain(
                     file=_file_name(r, options),
                     height=r.height,
                     width=r.width,
-                    gmac=_gmac(chain, r),
+                    gmac=round(gmac(chain, (1, 3, r.height, r.width)), 4),
                     parity={},
                 )
                 for r in options.resolutions
@@ -237,16 +239,6 @@ def _file_name(resolution: Resolution, options: ExportOptions) -> str:
     if resolution == options.resolutions[-1]:
         return MODEL_FILE
     return f"model-{resolution}.onnx"
-
-
-def _gmac(chain: MaskDepthChain, resolution: Resolution) -> float:
-    """Billions of multiply-adds of both networks' convolutions and products, for one frame."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        chain(torch.zeros(1, 3, resolution.height, resolution.width))
-    return round(counter.get_total_flops() / 2e9, 4)
 
 
 def _versions() -> dict[str, str]:

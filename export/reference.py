@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.errors import InputError
+from depthmask.errors import InputError, UsageError
 from depthmask.frames import FloatArray, Resolution, UInt8Array, read_image
 from depthmask.samples import shipped_photos
 
@@ -92,6 +92,7 @@ def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> 
 
     Raises:
         InputError: its outputs are not finite.
+        UsageError: its mask leaves [0, 1].
     """
     import torch
 
@@ -112,5 +113,12 @@ def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> 
                     f"the {role} network must give finite values, but at {resolution} PyTorch itself"
                     " gives NaN or infinity. Check the weights"
                 )
+        masks = [mask_HW for mask_HW, _ in results]
+        low, high = min(mask.min() for mask in masks), max(mask.max() for mask in masks)
+        if low < -1e-6 or high > 1 + 1e-6:
+            raise UsageError(
+                f"a mask must be in [0, 1], but the mask network gives {low:.3g} to {high:.3g}. Try"
+                " --mask-activation sigmoid if these are logits"
+            )
         maps[resolution] = tuple(results)
     return Reference(frames, maps)

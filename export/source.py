@@ -53,7 +53,7 @@ def open_chain(
     if checkpoint is not None:
         chain = load_checkpoint(checkpoint, spec if own or preset is not None else None)
         sha256 = read_info(checkpoint).weights_sha256
-        return chain, {"checkpoint": str(checkpoint), "sha256": sha256}
+        return chain, {"checkpoint": str(checkpoint.resolve()), "sha256": sha256}
     if own:
         return _own_chain(spec, mask, depth)
     if spec.preset != presets.DEFAULT_PRESET:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from depthmask.accuracy import AccuracyResult, accuracy
-from depthmask.bundle import REFERENCE_FILE, Bundle, Precision
+from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
+from depthmask.bundle import REFERENCE_FILE, Bundle, Manifest, Precision
+from depthmask.errors import UsageError
 from depthmask.export.reference import Reference
 from depthmask.frames import FloatArray, Resolution, to_network
 from depthmask.pipeline import Pipeline
+from depthmask.presets import Kind
 from depthmask.runtimes import Runtime, Tensors, open_runtime
 from depthmask.samples import Samples
 
@@ -22,17 +24,6 @@ from depthmask.samples import Samples
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 # What accuracy may lose against the fp32 PyTorch chain on the same data, in points (1 = 0.01).
 LARGEST_DROP_POINTS = 0.5
-
-
-def _delta1(result: AccuracyResult) -> float | None:
-    depth = result.depth_in_mask or result.depth_frame
-    return depth.median_scaled.delta1 if depth else None
-
-
-_HEADLINES: dict[str, Callable[[AccuracyResult], float | None]] = {
-    "mask IoU": lambda result: result.mask.iou if result.mask else None,
-    "depth delta1": _delta1,
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,11 @@ class ParityReport:
 
     def __bool__(self) -> bool:
         return all(self.agreements)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every output of every frame was."""
+        return all(agreement.finite for agreement in self.agreements)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; errors in the output's own unit."""
@@ -126,31 +122,47 @@ def verify_bundle(
     Args:
         bundle: an opened bundle.
         reference: by default the bundle's own reference.npz.
-        data: labelled samples; with them, accuracy may not fall below what the manifest records for
-            PyTorch by more than `LARGEST_DROP_POINTS`.
+        data: labelled samples; accuracy is measured on them, and, where they are the data that the
+            export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`.
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
 
     Raises:
+        UsageError: `runtime` is torch, which executes no graph.
         InputError: a graph or the reference cannot be read.
         UnavailableError: the runtime or device is not here.
     """
+    if runtime == "torch":
+        raise UsageError(
+            "a bundle is verified on a runtime that executes its graphs, but torch runs what they were"
+            " exported from. Try --runtime onnxruntime"
+        )
     manifest = bundle.manifest
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
     parities, accuracies, drops = [], {}, []
     for resolution in manifest.resolutions:
         opened = open_runtime(bundle, resolution, runtime=runtime, device=device, threads=threads)
-        pipeline = Pipeline(bundle, opened, resolution)
-        with pipeline:
-            parities.append(check_parity(pipeline, reference))
-            if data is not None:
+        with Pipeline(bundle, opened, resolution) as pipeline:
+            parity = check_parity(pipeline, reference)
+            parities.append(parity)
+            if data is not None and parity.is_finite:
                 accuracies[str(resolution)] = found = accuracy(pipeline, data)
-                expected = manifest.accuracy.get("pytorch", {}).get(str(resolution))
+                expected = pytorch_accuracy(manifest, resolution, data)
                 if expected is not None:
-                    known = msgspec.convert(expected, AccuracyResult)
-                    drops += accuracy_drops(known, found, resolution)
+                    drops += accuracy_drops(expected, found, manifest.chain.kind, resolution)
     return VerifyReport(tuple(parities), accuracies, tuple(drops))
+
+
+def pytorch_accuracy(
+    manifest: Manifest, resolution: Resolution, data: Samples
+) -> AccuracyResult | None:
+    """What the fp32 PyTorch chain reached on these data, if the export measured it on them."""
+    recorded = manifest.accuracy.get("pytorch", {}).get(str(resolution))
+    if recorded is None:
+        return None
+    result = msgspec.convert(recorded, AccuracyResult)
+    return result if (result.data, result.count) == (data.name, len(data)) else None
 
 
 def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
@@ -169,18 +181,29 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
 
 
 def accuracy_drops(
-    before: AccuracyResult, after: AccuracyResult, resolution: Resolution
+    before: AccuracyResult, after: AccuracyResult, kind: Kind, resolution: Resolution
 ) -> list[str]:
     """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
     drops = []
-    for name, read in _HEADLINES.items():
-        old, new = read(before), read(after)
+    for name, old, new in (
+        ("mask IoU", _iou(before), _iou(after)),
+        ("depth delta1", _delta1(before, kind), _delta1(after, kind)),
+    ):
         if old is not None and new is not None and 100 * (old - new) > LARGEST_DROP_POINTS:
             drops.append(
                 f"at {resolution} the {name} fell from {old:.4f} to {new:.4f} (allowed"
                 f" {LARGEST_DROP_POINTS:g} points)"
             )
     return drops
+
+
+def _iou(result: AccuracyResult) -> float | None:
+    return result.mask.iou if result.mask else None
+
+
+def _delta1(result: AccuracyResult, kind: Kind) -> float | None:
+    depth = judged_depth(result, kind)
+    return depth.median_scaled.delta1 if depth else None
 
 
 def _raw_outputs(pipeline: Pipeline, frame_HW3: np.ndarray) -> Tensors:

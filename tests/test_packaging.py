@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import configparser
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,11 +16,17 @@ FOLDERS["train"] = "depthmask/train"
 
 @pytest.fixture(scope="module")
 def wheel_names(tmp_path_factory) -> list[str]:
+    # From a copy: an earlier build/ in the checkout would put its own files in.
     out = tmp_path_factory.mktemp("wheel")
+    source = out / "source"
+    skipped = shutil.ignore_patterns(
+        ".git", ".venv", "build", "*.egg-info", "demo-out", "__pycache__"
+    )
+    shutil.copytree(ROOT, source, ignore=skipped)
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--wheel-dir", out, ROOT),
+            *("--no-build-isolation", "--wheel-dir", out, source),
         ],
         check=True,
         cwd=out,

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depthmask.errors import InputError, OutputError, UsageError
+from depthmask.atomic import new_folder
+from depthmask.errors import InputError
 from depthmask.train.packages import (
     Library,
     Package,
@@ -107,14 +108,14 @@ def fetch_assets(
     Images of one `group` show the same thing: split by group, never by image.
 
     Args:
-        out: The folder; its parent must exist and be writable.
+        out: The folder; its parent must be writable.
         packages_dir: A folder with the .deb files; without it `apt-get download` fetches them
             (about 270 MB over the network, into a temporary folder).
-        overwrite: Replace what is in `out`.
+        overwrite: Replace `out`, if depthmask made it.
         progress: Called with what is being done, how many are done, and of how many.
 
     Raises:
-        UsageError: `out` is not an empty folder, and `overwrite` is false.
+        UsageError: `out` is not an empty folder and `overwrite` is off, or holds something else.
         OutputError: `out` cannot be written.
         UnavailableError: apt-get or dpkg-deb is missing, or a package cannot be fetched.
         InputError: a package is missing from `packages_dir`, or is damaged.
@@ -122,18 +123,15 @@ def fetch_assets(
     """
     out = out.absolute()
     report = progress or (lambda what, done, total: None)
-    _check_out(out, overwrite)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch_name:
-            scratch = Path(scratch_name)
-            packages = _open_packages(scratch, packages_dir, report)
-            assets, missing = _write_material(scratch / "new", packages, report)
-            size_bytes = sum(path.stat().st_size for path in (scratch / "new").rglob("*.*"))
-            _put(scratch / "new", out, scratch / "old")
-    except OSError as error:
-        raise OutputError(
-            f"{out} must be writable, but got: {error.strerror or error}. Try another folder."
-        ) from error
+    empty = out.is_dir() and not any(out.iterdir())
+    with (
+        new_folder(out, overwrite=overwrite or empty) as folder,
+        # Beside `out`: the packages may be more than /tmp holds.
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.packages.", dir=out.parent) as scratch,
+    ):
+        packages = _open_packages(Path(scratch), packages_dir, report)
+        assets, missing = _write_material(folder, packages, report)
+        size_bytes = sum(path.stat().st_size for path in folder.rglob("*.*"))
     return _summary(out, assets, missing, size_bytes)
 
 
@@ -185,28 +183,6 @@ def tiles(image_HW3: Image, columns: int, rows: int) -> Iterator[Image]:
         yield from np.array_split(band_HW3, columns, axis=1)
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} must be a folder, but got a file. Try another folder.")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"{out} must be empty, but got files in it. Try --overwrite.")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out.parent} must be a folder, but got none. Try creating it first.")
-
-
-def _put(new: Path, out: Path, aside: Path) -> None:
-    """Rename `new` to `out`; what was there goes aside first, and back if that fails."""
-    if not out.exists():
-        new.rename(out)
-        return
-    out.rename(aside)
-    try:
-        new.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-
-
 def _rows(name: str) -> list[list[str]]:
     lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
     return [line.split() for line in lines if line.strip() and not line.startswith("#")]
@@ -233,7 +209,7 @@ def _write_material(
     folder: Path, packages: dict[str, Package], report: Progress
 ) -> tuple[list[Asset], list[str]]:
     for role in ("foregrounds", "backgrounds"):
-        (folder / role).mkdir(parents=True)
+        (folder / role).mkdir()
     wanted = [*reviewed_stamps(), *(photo for photo in reviewed_photos() if photo.kind == "scene")]
     library = Library(packages)
     assets: list[Asset] = []

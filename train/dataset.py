@@ -89,7 +89,10 @@ def batches(
         try:
             with one_thread, _interrupts_held():
                 iterator = iter(loader)
-            yield from iterator
+            try:
+                yield from iterator
+            finally:
+                del iterator  # ends the workers, before their pictures go
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -7,13 +7,14 @@ step, and nothing else in a step is random, so a resumed run goes on as if it ha
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,10 +29,12 @@ from depthmask.chain import MaskDepthChain, build
 from depthmask.checkpoint import save_checkpoint
 from depthmask.errors import CheckFailedError, InputError, OutputError, UsageError
 from depthmask.frames import Normalisation, Resolution
+from depthmask.presets import DEFAULT_PRESET
 from depthmask.train.compose import Assets
 from depthmask.train.config import TrainingConfig, read_config
 from depthmask.train.dataset import Batch, CompositeDataset, batches
 from depthmask.train.losses import depth_loss, mask_loss
+from depthmask.train.materialise import assets_digest
 
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.pt"
@@ -48,6 +51,7 @@ def train(
     out: Path,
     *,
     encoder_weights: dict[str, Tensor] | None = None,
+    start: MaskDepthChain | None = None,
     workers: int = 1,
     report: Report = lambda step, losses: None,
 ) -> Path:
@@ -55,20 +59,33 @@ def train(
 
     A run that is complete already trains no more. `workers` processes compose the samples (0: this
     one does), and their number does not change the result; the number of torch's threads does, in
-    the last bits.
+    the last bits. The first weights are random, with `encoder_weights` in the encoders, or those of
+    `start`, an earlier training's chain.
 
     Raises:
-        UsageError: `out` holds a run with another configuration, or something else; or the preset
-            is not one of kind `foreground`.
+        UsageError: `out` holds a run with another configuration, other assets or first weights, or
+            something else; or the preset is not `lite`, the only one that can be trained so far.
         InputError: the saved state is damaged, or the encoder's weights do not fit.
         OutputError: `out` cannot be written.
         CheckFailedError: the loss is not finite; the last good state is kept.
         KeyboardInterrupt: after the step in progress was finished and saved.
 
     """
-    run = _Run(config, out, encoder_weights)
-    with run, _stop_flag() as stopped:
-        for batch in _batches(config, assets, run, workers):
+    if config.preset != DEFAULT_PRESET:
+        raise UsageError(
+            f"a preset to train must be {DEFAULT_PRESET}, but got {config.preset}, which cannot be"
+            f" trained so far. Try --preset {DEFAULT_PRESET}"
+        )
+    origin = {
+        "assets_sha256": assets_digest(assets),
+        "encoder_weights_sha256": weights_digest(encoder_weights) if encoder_weights else None,
+        "start_sha256": weights_digest(start.state_dict()) if start else None,
+    }
+    run = _Run(config, out, encoder_weights, start, origin)
+    # Closed here, not whenever it is collected: its workers end before this returns or raises.
+    source = closing(_batches(config, assets, run, workers))
+    with run, _stop_flag() as stopped, source as made:
+        for batch in made:
             losses = run.step_once(batch)
             report(run.step, losses)
             if stopped():
@@ -86,24 +103,27 @@ class _Run:
     """The mutable state of a training run and its folder."""
 
     def __init__(
-        self, config: TrainingConfig, out: Path, encoder_weights: dict[str, Tensor] | None
+        self,
+        config: TrainingConfig,
+        out: Path,
+        encoder_weights: dict[str, Tensor] | None,
+        start: MaskDepthChain | None,
+        origin: dict[str, str | None],
     ) -> None:
         self.config = config
         self.out = out
+        self.origin = origin
         self.step = 0
         self.seconds = 0.0
         torch.manual_seed(config.seed)
         self.chain = build(config.preset)
-        if self.chain.spec.kind != "foreground":
-            raise UsageError(
-                f"a chain to train must be of kind foreground, but {config.preset} is of kind"
-                f" {self.chain.spec.kind}. Try --preset lite or seed"
-            )
         if encoder_weights is not None:
             from depthmask.models.encoder_weights import load_encoder_weights
 
             load_encoder_weights(self.chain.mask, encoder_weights)
             load_encoder_weights(self.chain.depth, encoder_weights)
+        if start is not None:
+            self.chain.load_state_dict(start.state_dict())
         self.averaged = build(config.preset)
         self.averaged.load_state_dict(self.chain.state_dict())
         self.chain.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,16 +131,17 @@ class _Run:
             _parameter_groups(self.chain, config), weight_decay=config.weight_decay
         )
         self._open_folder()
-        _forget_later_steps(out / LOG_FILE, self.step)
-        self._log = (out / LOG_FILE).open("a", encoding="utf-8")
-        self._board = _summary_writer(out, self.step + 1)
+        with _writing(out):
+            _forget_later_steps(out / LOG_FILE, self.step)
+            self._log = (out / LOG_FILE).open("a", buffering=1, encoding="utf-8")
+            self._board = _summary_writer(out, self.step + 1)
 
     def __enter__(self) -> _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self._board.close()
+        with _writing(self.out), closing(self._board), closing(self._log):
+            pass
 
     def _open_folder(self) -> None:
         config_path, state_path = self.out / CONFIG_FILE, self.out / STATE_FILE
@@ -158,11 +179,26 @@ class _Run:
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
+            # A state of before this was kept is taken as it is.
+            origin = dict(state.get("origin", self.origin))
         except Exception as error:
             raise InputError(
                 f"{path} must be the saved state of this run, but it cannot be loaded ({error})."
                 " Try another --out"
             ) from error
+        self._require_origin(origin)
+
+    def _require_origin(self, origin: dict[str, str | None]) -> None:
+        for key, what in (
+            ("assets_sha256", "assets"),
+            ("encoder_weights_sha256", "encoder weights"),
+            ("start_sha256", "starting checkpoint"),
+        ):
+            if origin.get(key) != self.origin[key]:
+                raise UsageError(
+                    f"{self.out} must be gone on with from the same {what}, but they differ. Try"
+                    f" the run's own {what}, or another --out"
+                )
 
     def save(self) -> None:
         """Replace the saved state; the old one or the new one is always there."""
@@ -172,15 +208,14 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "origin": self.origin,
         }
         # In memory first: torch.save hides why a disk refuses.
         content = io.BytesIO()
         torch.save(state, content)
-        try:
+        with _writing(self.out):
             self._log.flush()
             write_file(self.out / STATE_FILE, lambda file: file.write(content.getbuffer()))
-        except OSError as error:
-            raise OutputError(f"{self.out} cannot be written: {error.strerror}") from error
 
     def step_once(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; gives the losses."""
@@ -230,18 +265,30 @@ class _Run:
         return torch.where(true_B[:, None, None, None], mask_B1HW, predicted_B1HW)
 
     def _record(self, losses: dict[str, float]) -> None:
-        self._log.write(json.dumps({"step": self.step, **losses}) + "\n")
-        for name, value in losses.items():
-            self._board.add_scalar(name, value, self.step)
+        with _writing(self.out):
+            self._log.write(json.dumps({"step": self.step, **losses}) + "\n")
+            for name, value in losses.items():
+                self._board.add_scalar(name, value, self.step)
 
     def summary(self) -> dict[str, Any]:
         """What the checkpoint records of its making."""
         return {
             "config": msgspec.to_builtins(self.config),
+            **self.origin,
             "steps": self.step,
             "hours": round(self.seconds / 3600, 2),
             "torch": str(torch.__version__),
         }
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """One sha256 over names, types, shapes and values, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def mask_logits(chain: MaskDepthChain, image_B3HW: Tensor) -> Tensor:
@@ -259,7 +306,9 @@ def learning_rate_at(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
-def _batches(config: TrainingConfig, assets: Assets, run: _Run, workers: int) -> Iterator[Batch]:
+def _batches(
+    config: TrainingConfig, assets: Assets, run: _Run, workers: int
+) -> Generator[Batch, None, None]:
     """The batches from the run's step on; sample indices continue across phases."""
     spec = run.chain.spec
     first_step = first_index = 0
@@ -298,6 +347,14 @@ def _average(averaged: nn.Module, chain: nn.Module, decay: float, step: int) -> 
             kept.lerp_(current, 1 - decay)
         else:
             kept.copy_(current)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def _forget_later_steps(log: Path, step: int) -> None:

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import msgspec
@@ -20,10 +19,10 @@ import numpy.typing as npt
 
 from depthmask.atomic import check_target, new_folder, write_file
 from depthmask.errors import InputError, OutputError, UsageError
-from depthmask.frames import read_image
+from depthmask.frames import FloatArray
+from depthmask.samples import DATASET_FILE, DatasetInfo, LabelledSample, open_samples
 from depthmask.train.compose import Assets, Recipe, Sample, compose
 
-DATASET_FILE = "dataset.json"
 DEPTH_SCALE_M = 0.001
 JPEG_QUALITY = 92
 
@@ -31,12 +30,9 @@ Progress = Callable[[int, int], None]
 """Called with the samples done and of how many."""
 
 
-class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What dataset.json holds; written first, so that an unfinished folder knows what it is."""
+class ComposedInfo(DatasetInfo, frozen=True, kw_only=True):
+    """Our dataset.json; written first, so that an unfinished folder knows what it is."""
 
-    schema: Literal[1] = 1
-    count: int
-    depth_scale_m: float = DEPTH_SCALE_M
     recipe: Recipe
     assets_sha256: str
     """Of the decoded pictures: resuming with others would mix two data sets."""
@@ -74,7 +70,12 @@ def materialise(
     """
     if count < 1:
         raise UsageError(f"a data set must have 1 sample or more, but got {count}. Try --limit 100")
-    wanted = DatasetInfo(count=count, recipe=recipe, assets_sha256=assets_digest(assets))
+    wanted = ComposedInfo(
+        count=count,
+        depth_scale_m=DEPTH_SCALE_M,
+        recipe=recipe,
+        assets_sha256=assets_digest(assets),
+    )
     _open_folder(out, wanted, overwrite=overwrite)
     report = progress or (lambda done, total: None)
     made = 0
@@ -107,19 +108,20 @@ def assets_digest(assets: Assets) -> str:
 def contact_sheet(folder: Path, columns: int = 4, rows: int = 6) -> npt.NDArray[np.uint8]:
     """The first samples of a data set side by side: image, mask, depth; (H,W,3) uint8 RGB.
 
-    Depth is shown near bright, far dark, on one logarithmic scale.
+    Depth is shown near bright, far dark, on one logarithmic scale; what is not known is black. The
+    data set may be unfinished.
 
     Raises:
-        InputError: the folder has no samples, or one is damaged.
+        InputError: the folder has no labelled samples, or one is damaged.
 
     """
-    masks = sorted(folder.glob("*.mask.png"))[: columns * rows]
-    cells = [cell for path in masks if (cell := _cell(path)) is not None]
-    if not cells:
+    samples = open_samples(folder, unfinished=True)
+    if not samples.labelled:
         raise InputError(
             f"{folder} must hold labelled samples, but got none. Try `dmx data compose"
             f" --out {folder}`"
         )
+    cells = [_cell(sample) for sample in itertools.islice(samples, columns * rows)]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     sheet_rows = -(-len(cells) // columns)
     sheet_HW3 = np.full((sheet_rows * height, min(columns, len(cells)) * width, 3), 255, np.uint8)
@@ -129,7 +131,22 @@ def contact_sheet(folder: Path, columns: int = 4, rows: int = 6) -> npt.NDArray[
     return sheet_HW3
 
 
-def _open_folder(out: Path, wanted: DatasetInfo, *, overwrite: bool) -> None:
+def write_contact_sheet(folder: Path, out: Path) -> None:
+    """Write `contact_sheet` as a PNG file, replacing what is there.
+
+    Raises:
+        InputError: as `contact_sheet`.
+        OutputError: it cannot be written.
+
+    """
+    content = _encode(".png", np.ascontiguousarray(contact_sheet(folder)[:, :, ::-1]))
+    try:
+        write_file(out, content)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _open_folder(out: Path, wanted: ComposedInfo, *, overwrite: bool) -> None:
     """Leave `out` with `wanted` in it: new, or the same as before with what it has got."""
     if out.is_dir() and not overwrite and (out / DATASET_FILE).exists():
         _check_same(_read_info(out / DATASET_FILE), wanted, out)
@@ -148,9 +165,9 @@ def _open_folder(out: Path, wanted: DatasetInfo, *, overwrite: bool) -> None:
         (temporary / DATASET_FILE).write_bytes(document + b"\n")
 
 
-def _read_info(path: Path) -> DatasetInfo:
+def _read_info(path: Path) -> ComposedInfo:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
+        return msgspec.json.decode(path.read_bytes(), type=ComposedInfo)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -160,7 +177,7 @@ def _read_info(path: Path) -> DatasetInfo:
         ) from error
 
 
-def _check_same(found: DatasetInfo, wanted: DatasetInfo, out: Path) -> None:
+def _check_same(found: ComposedInfo, wanted: ComposedInfo, out: Path) -> None:
     differing = [
         name for name in wanted.__struct_fields__ if getattr(found, name) != getattr(wanted, name)
     ]
@@ -189,16 +206,16 @@ def _encode(
     return cv2.imencode(suffix, image, options or [])[1].tobytes()
 
 
-def _cell(mask_path: Path) -> npt.NDArray[np.uint8] | None:
-    """Image, mask and depth of one sample side by side; None where the image is not there yet."""
-    stem = mask_path.name.removesuffix(".mask.png")
-    image_path = mask_path.with_name(f"{stem}.jpg")
-    if not image_path.exists():
-        return None
-    depth = cv2.imread(str(mask_path.with_name(f"{stem}.depth.png")), cv2.IMREAD_UNCHANGED)
-    image_HW3, mask_HW3 = read_image(image_path), read_image(mask_path)
-    if depth is None or depth.shape != image_HW3.shape[:2] or mask_HW3.shape != image_HW3.shape:
-        raise InputError(f"{stem} must have a mask and a depth of the image's size, but has not")
-    nearness_HW = 1 - np.log(np.maximum(depth, 1) * DEPTH_SCALE_M / 0.5) / np.log(20 / 0.5)
-    shown_HW = (255 * np.clip(nearness_HW, 0, 1)).astype(np.uint8)
-    return np.hstack([image_HW3, mask_HW3, np.repeat(shown_HW[:, :, None], 3, axis=2)])
+def _cell(sample: LabelledSample) -> npt.NDArray[np.uint8]:
+    """Image, mask and depth of one sample side by side."""
+    unknown_HW = np.zeros(sample.image_HW3.shape[:2], np.uint8)
+    mask_HW = unknown_HW if sample.mask_HW is None else sample.mask_HW
+    shown_HW = unknown_HW if sample.depth_m_HW is None else _nearness(sample.depth_m_HW)
+    labels_2HW3 = [np.repeat(map_HW[:, :, None], 3, axis=2) for map_HW in (mask_HW, shown_HW)]
+    return np.hstack([sample.image_HW3, *labels_2HW3])
+
+
+def _nearness(depth_m_HW: FloatArray) -> npt.NDArray[np.uint8]:
+    """Half a metre is 255, 20 metres and what is missing are 0."""
+    nearness_HW = 1 - np.log(np.nan_to_num(depth_m_HW, nan=20.0) / 0.5) / np.log(20 / 0.5)
+    return np.asarray(255 * np.clip(nearness_HW, 0, 1), np.uint8)

@@ -80,10 +80,11 @@ def command(
     import msgspec
 
     from depthmask.bench.plot import plot_png, require_matplotlib
-    from depthmask.bench.result import check_complete, check_output, write_output, write_result
+    from depthmask.bench.result import check_complete, write_result
     from depthmask.bench.table import rich_table
     from depthmask.bundle import open_bundle
     from depthmask.errors import UsageError
+    from depthmask.output_files import check_output, write_output
     from depthmask.samples import open_samples
 
     if out is not None and plot is not None and out.absolute() == plot.absolute():

@@ -200,14 +200,13 @@ def preview(data: Path, out: Path, overwrite: bool) -> None:
     Example:
       dmx data preview DATA --out sheet.png
     """
-    from depthmask.frames import write_png
-    from depthmask.train.materialise import contact_sheet
+    from depthmask.train.materialise import write_contact_sheet
 
     if out.suffix.lower() != ".png":
         raise UsageError(f"a contact sheet must be a .png file, but got {out}. Try --out sheet.png")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} must not exist yet, but it does. Try --overwrite or another --out")
-    write_png(out, contact_sheet(data))
+    write_contact_sheet(data, out)
     click.echo(str(out))
 
 

@@ -150,6 +150,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def _print(bundle: Bundle) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from depthmask.commands.options import console
@@ -175,8 +176,9 @@ def _print(bundle: Bundle) -> None:
         console.print(f"kept in fp32 for their range: {', '.join(manifest.fp32_nodes)}")
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
+    where = escape(str(bundle.path))
     console.print(
-        f"{bundle.path}/ is {state}: {manifest.chain.preset}, {manifest.precision}, {size_mb:.1f} MB."
+        f"{where}/ is {state}: {manifest.chain.preset}, {manifest.precision}, {size_mb:.1f} MB."
         " Errors are the largest difference from PyTorch, as a share of the output's range."
     )
-    console.print(f"Next: dmx run {bundle.path} --source PHOTO_OR_FOLDER --out out/")
+    console.print(f"Next: dmx run {where} --source PHOTO_OR_FOLDER --out out/")

@@ -22,6 +22,11 @@ from depthmask.errors import UsageError
 @click.option("--preset", metavar="NAME", help="The chain that --mask and --depth make.")
 @click.option("--mask", type=PathType(), metavar="FILE", help="Weights of the mask network.")
 @click.option("--depth", type=PathType(), metavar="FILE", help="Weights of the depth network.")
+@click.option(
+    "--align-corners",
+    is_flag=True,
+    help="For checkpoints trained with aligned corners, as those published in 2019 were.",
+)
 @out_option("The folder for the checkpoint.")
 @overwrite_option
 @json_option
@@ -31,6 +36,7 @@ def command(
     preset: str | None,
     mask: Path | None,
     depth: Path | None,
+    align_corners: bool,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -44,7 +50,7 @@ def command(
 
     \b
     Example:
-      dmx import --preset hu2019 --mask drn.pth --depth hu.pth --out CHECKPOINT
+      dmx import --preset hu2019 --mask drn.pth --depth hu.pth --align-corners --out CHECKPOINT
       dmx import drn.pth --network drn22_autoencoder
     """
     if file is not None:
@@ -62,7 +68,7 @@ def command(
             "an import must have --preset, --mask, --depth and --out (a checkpoint is of a whole"
             f" chain), or FILE and --network, but {missing} is not given"
         )
-    _import(preset, mask, depth, out, overwrite, as_json)
+    _import(preset, mask, depth, align_corners, out, overwrite, as_json)
 
 
 def _check(file: Path, network: str, as_json: bool) -> None:
@@ -88,7 +94,13 @@ def _check(file: Path, network: str, as_json: bool) -> None:
 
 
 def _import(
-    preset: str, mask: Path, depth: Path, out: Path, overwrite: bool, as_json: bool
+    preset: str,
+    mask: Path,
+    depth: Path,
+    align_corners: bool,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     from depthmask import models
 
@@ -96,7 +108,7 @@ def _import(
     from depthmask.checkpoint import read_info
     from depthmask.import_pth import import_chain
 
-    chain = import_chain(preset, mask, depth, out, overwrite=overwrite)
+    chain = import_chain(preset, mask, depth, out, align_corners=align_corners, overwrite=overwrite)
     parameters = sum(p.numel() for p in chain.parameters())
     if as_json:
         digest = read_info(out).weights_sha256

@@ -100,9 +100,6 @@ threads_option = click.option(
 data_option = click.option(
     "--data", type=PathType(), help="A data set folder; by default the shipped samples."
 )
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
-)
 
 
 def print_json(result: Any) -> None:  # noqa: ANN401

@@ -145,13 +145,14 @@ def _check_one_view(views: tuple[str, ...] | None, where: str) -> None:
 
 def _check_apart(source: str, out: Path) -> None:
     """The output must not replace the source."""
-    if not Path(source).exists():
-        return
-    origin, target = Path(source).resolve(), out.resolve()
-    if origin == target or target in origin.parents:
-        raise UsageError(
-            f"--out must not replace the source {source}, but got {out}. Try another --out"
-        )
+    from depthmask.video.sources import local_paths
+
+    target = out.resolve()
+    for origin in (path.resolve() for path in local_paths(source)):
+        if origin == target or target in origin.parents:
+            raise UsageError(
+                f"--out must not replace the source {source}, but got {out}. Try another --out"
+            )
 
 
 def _check_destination(source: Source, out: Path | None) -> None:

@@ -36,12 +36,19 @@ _RATE_WEIGHT = 0.05  # of the newest step, in the samples per second shown
     metavar="FILE",
     help="Phases, rates and recipe, as configs/lite.json.",
 )
-@click.option("--preset", metavar="NAME", help="lite (the default) or seed; replaces the config's.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="Replaces the config's; only lite (the default) can be trained so far.",
+)
 @click.option(
     "--encoder-weights",
     type=PathType(),
     metavar="FILE",
-    help="Published ImageNet weights, .pth: EfficientNet-Lite0, torchvision ResNet-50 or DRN-D-22.",
+    help="Published ImageNet weights of EfficientNet-Lite0, .pth; both networks start from them.",
+)
+@click.option(
+    "--checkpoint", type=PathType(), help="Start from the weights of this checkpoint folder."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's and its recipe's.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for training.")
@@ -59,6 +66,7 @@ def command(
     config: Path | None,
     preset: str | None,
     encoder_weights: Path | None,
+    checkpoint: Path | None,
     seed: int | None,
     threads: int | None,
     workers: int,
@@ -81,6 +89,8 @@ def command(
 
     import torch
 
+    from depthmask import presets
+    from depthmask.checkpoint import load_checkpoint
     from depthmask.import_pth import read_pth
     from depthmask.train.compose import load_assets
     from depthmask.train.loop import train
@@ -88,12 +98,23 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_assets(assets, chosen.recipe.split)
+    if encoder_weights is not None and checkpoint is not None:
+        raise UsageError(
+            "--encoder-weights and --checkpoint exclude each other, but both were given"
+        )
     encoder = read_pth(encoder_weights) if encoder_weights else None
+    start = load_checkpoint(checkpoint, presets.preset(chosen.preset)) if checkpoint else None
     with _progress_bar() as bar:
         report = _reporter(bar, chosen)
         try:
-            checkpoint = train(
-                chosen, loaded, out, encoder_weights=encoder, workers=workers, report=report
+            made = train(
+                chosen,
+                loaded,
+                out,
+                encoder_weights=encoder,
+                start=start,
+                workers=workers,
+                report=report,
             )
         except KeyboardInterrupt:
             bar.stop()
@@ -103,9 +124,9 @@ def command(
             )
             raise
     if as_json:
-        print_json({"checkpoint": str(checkpoint), "steps": chosen.steps})
+        print_json({"checkpoint": str(made), "steps": chosen.steps})
     else:
-        click.echo(f"{checkpoint}: {chosen.preset}, {chosen.steps} steps")
+        click.echo(f"{made}: {chosen.preset}, {chosen.steps} steps")
 
 
 def _config(path: Path | None, preset: str | None, seed: int | None) -> TrainingConfig:

@@ -38,21 +38,25 @@ def command(
     """Check a bundle on this machine: its files first, then every graph against PyTorch's outputs.
 
     Needs no torch: the bundle carries PyTorch's outputs on its reference frames. With --data, accuracy
-    is checked too.
+    is measured, and compared with PyTorch's where the export was measured on the same data.
 
     \b
     Example:
       dmx verify lite-224-fp16 --runtime openvino
     """
+    import msgspec
+
     from depthmask.bundle import open_bundle
-    from depthmask.export import verify_bundle
+    from depthmask.export.verify import pytorch_accuracy, verify_bundle
+    from depthmask.frames import Resolution
     from depthmask.samples import open_samples
 
     with messages.status("verifying"):
         opened = open_bundle(bundle)
+        samples = open_samples(data) if data else None
         report = verify_bundle(
             opened,
-            data=open_samples(data) if data else None,
+            data=samples,
             runtime=runtime,
             device=device,
             threads=threads,
@@ -63,6 +67,7 @@ def command(
                 "path": str(opened.path),
                 "holds": bool(report),
                 "graphs": {str(p.resolution): p.as_dict() for p in report.parities},
+                "accuracy": msgspec.to_builtins(report.accuracies),
                 "failures": report.failures(),
             }
         )
@@ -73,6 +78,14 @@ def command(
                 for a in parity.agreements
             )
             console.print(f"{parity.resolution} on {parity.runtime}: {errors}")
+        for resolution, found in report.accuracies.items():
+            assert samples is not None
+            compared = pytorch_accuracy(opened.manifest, Resolution.parse(resolution), samples)
+            mask_iou = f"mask IoU {found.mask.iou:.4f}" if found.mask else "no masks"
+            beside = (
+                "compared with PyTorch's" if compared else "PyTorch's on these data is not known"
+            )
+            console.print(f"{resolution} on {found.data}: {mask_iou}, {beside}")
         console.print(f"files: {len(opened.manifest.files)} unchanged")
     if not report:
         raise CheckFailedError(f"{opened.path} does not hold: {'; '.join(report.failures())}")

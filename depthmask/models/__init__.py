@@ -93,7 +93,14 @@ def require_torch() -> None:
     Raises:
         UnavailableError: it is not installed.
     """
-    if importlib.util.find_spec("torch") is None:
+    if not _is_there("torch"):
         raise UnavailableError(
             "this needs PyTorch, which is not installed. Try `pip install 'depthmask[export]'`"
         )
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it is blocked (sys.modules holds None)
+        return False

@@ -5,6 +5,7 @@ The networks are built on torch's meta device, where tensors have a shape and no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,6 @@ class Layer:
 def summarise(name: str) -> NetworkSummary:
     """Count a network's parameters, and its multiply-accumulates for one image of 224x224.
 
-    Convolutions and matrix products count, by `torch.utils.flop_counter`; the rest is noise.
-
     Raises:
         UsageError: there is no network of that name.
         UnavailableError: torch is not installed.
@@ -52,20 +51,33 @@ def summarise(name: str) -> NetworkSummary:
     """
     info = models.info(name)
     models.require_torch()
-    from torch.utils.flop_counter import FlopCounterMode
-
     network = _build_on_meta(name)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        _run(network, DEFAULT_RESOLUTION)
+    height, width = DEFAULT_RESOLUTION.height, DEFAULT_RESOLUTION.width
     return NetworkSummary(
         name=name,
         role=info.role,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        gmac_224=counter.get_total_flops() / 2 / 1e9,
+        gmac_224=gmac(network, (1, 3, height, width)),
         paper=info.paper,
         note=info.note,
     )
+
+
+def gmac(module: nn.Module, example_shape: Sequence[int]) -> float:
+    """Billions of multiply-accumulates of one forward pass of `module` on an input of that shape.
+
+    Convolutions and matrix products count, by `torch.utils.flop_counter`; the rest is noise. The pass
+    is on the module's own device, and computes nothing where that is torch's meta device.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(module.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        module(torch.zeros(*example_shape, device=device))
+    return float(counter.get_total_flops() / 2e9)
 
 
 def layers(name: str, resolution: Resolution = DEFAULT_RESOLUTION) -> list[Layer]:

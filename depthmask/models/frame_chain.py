@@ -34,8 +34,9 @@ class FrameToImage(nn.Module):
     def forward(self, frame_NHW3: Tensor) -> Tensor:
         """Resize and normalise."""
         batch, height, width, _ = frame_NHW3.shape
-        rows = _resize_weights(height, self.resolution.height)
-        columns = _resize_weights(width, self.resolution.width)
+        device = frame_NHW3.device
+        rows = _resize_weights(height, self.resolution.height, device)
+        columns = _resize_weights(width, self.resolution.width, device)
         flat = frame_NHW3.to(torch.float32).reshape(batch, height, width * 3)
         # Rows first: one product serves all columns and channels.
         tall = torch.matmul(rows, flat).reshape(batch, self.resolution.height, width, 3)
@@ -58,11 +59,12 @@ class FrameChain(nn.Module):
         return mask_N1HW, depth_N1HW
 
 
-def _resize_weights(size_in: int, size_out: int) -> Tensor:
+def _resize_weights(size_in: int, size_out: int, device: torch.device) -> Tensor:
     """As `depthmask.frames.resize_weights`; written so that a symbolic `size_in` traces."""
-    positions = torch.arange(size_in, dtype=torch.float32)
-    scale = (torch.zeros(1) + size_in) / size_out
-    centres = (torch.arange(size_out, dtype=torch.float32) + 0.5) * scale - 0.5
-    width = torch.maximum(scale, torch.ones(1))
+    positions = torch.arange(size_in, dtype=torch.float32, device=device)
+    scale = (torch.zeros(1, device=device) + size_in) / size_out
+    outputs = torch.arange(size_out, dtype=torch.float32, device=device)
+    centres = (outputs + 0.5) * scale - 0.5
+    width = torch.maximum(scale, torch.ones(1, device=device))
     weights = torch.relu(1 - (positions[None] - centres[:, None]).abs() / width)
     return weights / weights.sum(1, keepdim=True)

@@ -44,7 +44,8 @@ class _Entry:
     """The extra of depthmask that installs it."""
 
 
-# In the order in which `auto` tries them.
+# In the order in which `auto` tries them; torch runs the source of a bundle and not its graph, so it must
+# be asked for by name.
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "cpu"),
     "openvino": _Entry("openvino", "openvino"),
@@ -97,7 +98,7 @@ def open_runtime(
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
     if runtime == "auto":
-        available = installed()
+        available = tuple(name for name in installed() if name != "torch")
         if not available:
             raise UnavailableError(
                 "running a bundle needs a runtime, but none is installed. Try"

@@ -20,7 +20,7 @@ from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution, UInt8Array, to_frame
 from depthmask.models.frame_chain import FrameChain
 from depthmask.pipeline import Prediction
-from depthmask.presets import SHIPPED_CHECKPOINT
+from depthmask.presets import SHIPPED_CHECKPOINT, refuse_foreign
 from depthmask.runtimes import Tensors
 
 
@@ -92,6 +92,7 @@ def source_chain(bundle: Bundle) -> MaskDepthChain:
         InputError: the checkpoint is gone or is not the one that was exported.
     """
     weights, spec = bundle.manifest.weights, bundle.manifest.chain
+    refuse_foreign(spec, str(bundle.path))
     if "init_seed" in weights:
         return chains.build(spec, seed=weights["init_seed"])
     if "checkpoint" not in weights:

@@ -146,7 +146,7 @@ class FolderSink:
         self._clipped[path.name] = encoded.clipped
 
     def __enter__(self) -> Self:
-        self._context = new_folder(self._target, overwrite=self._overwrite)
+        self._context = new_folder(self._target, overwrite=self._overwrite, check_owner=False)
         self._folder = self._context.__enter__()
         return self
 
@@ -157,22 +157,29 @@ class FolderSink:
         traceback: TracebackType | None,
     ) -> None:
         assert self._context is not None
-        assert self._folder is not None
-        if kind is None and self._scale is not None:
-            document = {
-                "schema": 1,
-                "scale": self._scale,
-                "unit": self._look.depth_unit,
-                "meaning": "depth = value * scale; value 0 = no depth; depth grows with distance",
-                "counts": "inside the mask"
-                if self._look.kind == "foreground"
-                else "in the whole frame",
-                "files": sorted(self._clipped),
-                "clipped_pixels": self.clipped,
-            }
-            text = json.dumps(document, indent=2, ensure_ascii=False)
-            (self._folder / DEPTH_FILE).write_text(text + "\n", encoding="utf-8")
+        try:
+            if kind is None and self._scale is not None:
+                self._describe_depth()
+        except BaseException as failure:
+            # As if the block had failed: the folder goes, and an OSError becomes an OutputError.
+            self._context.__exit__(type(failure), failure, failure.__traceback__)
+            raise
         self._context.__exit__(kind, error, traceback)
+
+    def _describe_depth(self) -> None:
+        assert self._folder is not None
+        foreground = self._look.kind == "foreground"
+        document = {
+            "schema": 1,
+            "scale": self._scale,
+            "unit": self._look.depth_unit,
+            "meaning": "depth = value * scale; value 0 = no depth; depth grows with distance",
+            "counts": "inside the mask" if foreground else "in the whole frame",
+            "files": sorted(self._clipped),
+            "clipped_pixels": self.clipped,
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        (self._folder / DEPTH_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:
@@ -182,11 +189,13 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
         UsageError: it exists and `overwrite` is off, or it holds files that are not from `dmx run`.
         OutputError: it cannot be written.
     """
-    check_target(target, overwrite=overwrite)
-    if not target.exists():
-        return
+    try:
+        check_target(target, overwrite=overwrite)
+        found = list(target.iterdir()) if target.exists() else []
+    except OSError as error:
+        raise OutputError(f"{target} cannot be read: {error.strerror}") from error
     ours = re.compile(rf".+\.({'|'.join(VIEWS)})\.png")
-    for path in target.iterdir():
+    for path in found:
         if path.is_dir() or not (path.name == DEPTH_FILE or ours.fullmatch(path.name)):
             raise UsageError(
                 f"{target} must hold nothing but outputs of `dmx run` to be replaced, but {path.name} is"

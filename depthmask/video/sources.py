@@ -10,7 +10,7 @@ from depthmask.errors import InputError
 from depthmask.video.frame import Frame, Source, SourceKind
 from depthmask.video.images import ImageSource, images_of_folder, is_image
 
-__all__ = ["Frame", "Source", "SourceKind", "open_source"]
+__all__ = ["Frame", "Source", "SourceKind", "local_paths", "open_source"]
 
 
 def open_source(text: str) -> Source:
@@ -24,11 +24,11 @@ def open_source(text: str) -> Source:
         SourceLostError: a network source does not answer.
     """
     # Streams import PyAV, which photographs do not need.
-    if re.fullmatch(r"\d{1,3}", text) or text.startswith("/dev/video"):
+    if _is_camera(text):
         from depthmask.video.streams import open_camera
 
         return open_camera(Path(f"/dev/video{text}" if text.isdigit() else text))
-    if re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
+    if _is_address(text):
         from depthmask.video.streams import open_url
 
         return open_url(text)
@@ -36,6 +36,27 @@ def open_source(text: str) -> Source:
     if not _exists(path) and glob.has_magic(text):
         return _open_glob(text)
     return _open_path(path)
+
+
+def local_paths(text: str) -> list[Path]:
+    """The files and folders that a source's text names; none for a camera or an address.
+
+    Raises:
+        InputError: the text cannot be a path.
+    """
+    if _is_camera(text) or _is_address(text):
+        return []
+    if _exists(Path(text)):
+        return [Path(text)]
+    return _matches(text) if glob.has_magic(text) else []
+
+
+def _is_camera(text: str) -> bool:
+    return bool(re.fullmatch(r"\d{1,3}", text)) or text.startswith("/dev/video")
+
+
+def _is_address(text: str) -> bool:
+    return bool(re.match(r"(rtsps?|https?)://", text, re.IGNORECASE))
 
 
 def _open_path(path: Path) -> Source:
@@ -52,10 +73,14 @@ def _open_path(path: Path) -> Source:
     return open_video(path)
 
 
-def _open_glob(pattern: str) -> Source:
+def _matches(pattern: str) -> list[Path]:
     # Path.glob wants the fixed part apart from the pattern.
     found = glob.iglob(pattern, recursive=True)  # noqa: PTH207
-    matches = sorted(Path(match) for match in found)
+    return sorted(Path(match) for match in found)
+
+
+def _open_glob(pattern: str) -> Source:
+    matches = _matches(pattern)
     if len(matches) == 1:
         return _open_path(matches[0])
     images = [path for path in matches if path.is_file() and is_image(path)]

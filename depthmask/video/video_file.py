@@ -16,6 +16,7 @@ import numpy as np
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from depthmask.atomic import umask
 from depthmask.errors import OutputError, UsageError
 from depthmask.frames import UInt8Array
 from depthmask.video.frame import Frame
@@ -144,7 +145,7 @@ class VideoSink:
             if kind is None and self._stream is not None:
                 self._mux(None)
                 self._container.close()
-                self._temporary.chmod(0o666 & ~_umask())
+                self._temporary.chmod(0o666 & ~umask())
                 with self._temporary.open("rb") as file:
                     os.fsync(file.fileno())
                 self._temporary.replace(self._target)
@@ -200,9 +201,3 @@ def _fitted(image_HW3: UInt8Array, height: int, width: int) -> UInt8Array:
     fitted_HW3 = np.zeros((height, width, 3), np.uint8)
     fitted_HW3[top : top + inner_height, left : left + inner_width] = inner_HW3
     return fitted_HW3
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -129,7 +129,6 @@ def result():
         "inference_p50_ms": 9.0,
         "postprocess_p50_ms": 1.0,
         "throughput_frames_per_s": 90.9,
-        "peak_rss_bytes": 1 << 30,
         "samples_ms": (10.0, 11.0, 12.0),
     }
     common = {
@@ -147,6 +146,7 @@ def result():
         **common,
         runtime="onnxruntime",
         status="ok",
+        peak_memory_bytes=123_400_000,
         latency=LatencyResult(**latency),
         accuracy=AccuracyResult(**accuracy),
         agreement=Agreement(

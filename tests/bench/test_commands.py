@@ -6,20 +6,28 @@ import json
 
 import pytest
 
-from depthmask.bench import read_result
+from depthmask.bench import grid, read_result
 from depthmask.bundle import open_bundle
 from depthmask.cli import main
-from depthmask.errors import DepthmaskError
 
 pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
 def side():
-    try:
-        return str(open_bundle().manifest.resolutions[0])
-    except DepthmaskError as error:
-        pytest.skip(f"no shipped bundle: {error}")
+    return str(open_bundle().manifest.resolutions[0])
+
+
+@pytest.fixture(autouse=True)
+def no_memory_process(request, monkeypatch):
+    """It takes seconds a cell; one test has the real thing."""
+    if "real_memory" not in request.fixturenames:
+        monkeypatch.setattr(grid, "_peak_memory_bytes", lambda request: 5_000_000)
+
+
+@pytest.fixture
+def real_memory():
+    pass
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def quick_bench(quick):
     return [*quick, "--runtimes", "onnxruntime", "--seconds", 0, "--min-runs", 3]
 
 
-def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path):
+def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path, real_memory):
     pytest.importorskip("matplotlib")
     out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     code, printed, errors = dmx("bench", *quick_bench, "--out", out, "--plot", plot, "--json")
@@ -51,6 +59,7 @@ def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path):
     assert json.loads(printed) == json.loads(out.read_text(encoding="utf-8"))
     (cell,) = read_result(out).cells
     assert (cell.status, cell.runtime, cell.accuracy.count) == ("ok", "onnxruntime", 3)
+    assert 30_000_000 < cell.peak_memory_bytes < 2_000_000_000
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "data"]
 
@@ -90,8 +99,6 @@ def test_bench_refuses(dmx, quick_bench, tmp_path, arguments, expected, message)
 
 
 def test_bench_goes_on_without_a_cell_and_fails_at_the_end(dmx, quick_bench, tmp_path, monkeypatch):
-    from depthmask.bench import grid
-
     open_cell = grid._open_pipeline
 
     def broken(request):
@@ -108,6 +115,13 @@ def test_bench_goes_on_without_a_cell_and_fails_at_the_end(dmx, quick_bench, tmp
     assert "1 of 2 were not" in errors
     assert "RuntimeError: no luck" in printed
     assert [cell.status for cell in read_result(out).cells] == ["failed", "ok"]
+
+
+def test_an_unreadable_sample_is_the_inputs_fault(dmx, quick_bench, samples):
+    (samples.folder / "2.depth.png").write_bytes(b"damaged")
+    code, printed, errors = dmx("bench", *quick_bench)
+    assert (code, printed) == (3, "")
+    assert "2.depth.png must be a whole PNG" in errors
 
 
 def test_an_interrupted_bench_leaves_nothing(dmx, quick_bench, tmp_path, monkeypatch):

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
-from depthmask.bench import run_grid
-from depthmask.bench.grid import OpenedCell
-from depthmask.errors import CheckFailedError, UnavailableError, UsageError
+from depthmask.bench import grid, run_grid
+from depthmask.bench.grid import OpenedCell, Request
+from depthmask.bundle import Bundle
+from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.frames import Resolution, write_png
 from depthmask.samples import open_samples
 
-QUICK = {"seconds": 0.0, "min_runs": 6, "rounds": 3, "max_warmup_seconds": 0.0}
+PEAK_BYTES = 5_000_000
+QUICK = {
+    "seconds": 0.0,
+    "min_runs": 6,
+    "rounds": 3,
+    "max_warmup_seconds": 0.0,
+    "measure_memory": lambda request: PEAK_BYTES,
+}
 TWO = ("onnxruntime", "openvino")
 
 
@@ -50,6 +59,7 @@ def test_every_bundle_resolution_and_runtime_is_a_cell(fake_bundle, fake_pipelin
     assert all(cell.latency.runs >= 6 for cell in result.cells)
     assert (result.data, result.frame_sizes) == ("data", ("16x16",))
     assert not result.problems
+    assert {cell.peak_memory_bytes for cell in result.cells} == {PEAK_BYTES}
 
 
 def test_accuracy_and_agreement(fake_bundle, fake_pipeline, samples):
@@ -112,7 +122,58 @@ def test_a_cell_that_fails_late_has_no_numbers(fake_bundle, fake_pipeline, sampl
         **{**QUICK, "min_runs": 200},
     ).cells
     assert (cell.status, cell.problem) == ("failed", "the depth must be finite")
-    assert cell.latency is cell.accuracy is cell.rss_growth_bytes is None
+    assert cell.latency is cell.accuracy is cell.peak_memory_bytes is None
+
+
+def test_unknown_memory_fails_no_cell(fake_bundle, fake_pipeline, samples):
+    (cell,) = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=samples,
+        runtimes=["onnxruntime"],
+        open_cell=Opener(fake_pipeline),
+        **{**QUICK, "measure_memory": lambda request: None},
+    ).cells
+    assert (cell.status, cell.peak_memory_bytes) == ("ok", None)
+
+
+def test_memory_is_measured_before_anything_is_timed_in_turns(fake_bundle, fake_pipeline, samples):
+    doing = []
+    run_grid(
+        [fake_bundle()],
+        samples=samples,
+        runtimes=TWO,
+        open_cell=Opener(fake_pipeline),
+        progress=lambda text, done, total: doing.append(text.split()[0]),
+        **QUICK,
+    )
+    assert doing.count("memory") == 4
+    assert "memory" not in doing[doing.index("warming") :]
+
+
+def test_a_memory_process_that_fails_gives_none(fake_bundle):
+    request = Request(fake_bundle("absent"), Resolution(64, 64), "onnxruntime", "cpu", 1)
+    assert grid._peak_memory_bytes(request) is None
+
+
+def test_the_precision_is_what_ran(fake_bundle, fake_pipeline, samples):
+    bundle = fake_bundle(resolutions=(64,))
+    half = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, precision="fp16"))
+    cells = run_grid(
+        [half],
+        samples=samples,
+        runtimes=("onnxruntime", "torch"),
+        open_cell=Opener(fake_pipeline),
+        **QUICK,
+    ).cells
+    assert [cell.precision for cell in cells] == ["fp16", "fp32"]
+
+
+def test_an_unreadable_label_ends_the_benchmark(fake_bundle, fake_pipeline, samples):
+    (samples.folder / "1.mask.png").write_bytes(b"damaged")
+    opener = Opener(fake_pipeline)
+    with pytest.raises(InputError, match=r"1\.mask\.png must be a whole PNG"):
+        run_grid([fake_bundle()], samples=samples, runtimes=TWO, open_cell=opener, **QUICK)
+    assert all(pipeline.closed == 1 for pipeline in opener.opened)
 
 
 def test_pipelines_are_closed_even_when_interrupted(fake_bundle, fake_pipeline, samples):
@@ -166,7 +227,7 @@ def test_progress_ends_at_the_total(fake_bundle, fake_pipeline, samples):
         **QUICK,
     )
     assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == 2 * (3 + QUICK["rounds"])
+    assert seen[-1][0] == seen[-1][1] == 2 * (4 + QUICK["rounds"])
 
 
 @pytest.mark.parametrize(

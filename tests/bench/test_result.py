@@ -7,17 +7,13 @@ import pytest
 
 from depthmask.bench.result import (
     check_complete,
-    check_output,
     read_result,
-    write_output,
     write_result,
 )
 from depthmask.errors import (
     CheckFailedError,
     InputError,
-    OutputError,
     UnavailableError,
-    UsageError,
 )
 
 
@@ -57,21 +53,3 @@ def test_a_chain_is_judged_by_its_kind(result):
     assert cell.depth is cell.accuracy.depth_in_mask
     assert msgspec.structs.replace(cell, kind="relevance").depth is None  # no whole-frame depth
     assert str(cell.resolution) == "64x96"
-
-
-def test_outputs_are_checked_before_the_work(tmp_path):
-    path = tmp_path / "bench.json"
-    check_output(path, overwrite=False)
-    path.write_text("old", encoding="utf-8")
-    check_output(path, overwrite=True)
-    with pytest.raises(UsageError, match="--overwrite"):
-        check_output(path, overwrite=False)
-    with pytest.raises(UsageError, match="it is a folder"):
-        check_output(tmp_path, overwrite=True)
-    with pytest.raises(OutputError, match="not a writable folder"):
-        check_output(tmp_path / "absent" / "bench.json", overwrite=False)
-
-
-def test_what_cannot_be_written_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_output(tmp_path / "absent" / "file", b"x")

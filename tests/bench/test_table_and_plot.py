@@ -17,8 +17,8 @@ def terminal_text(renderable, width):
 
 
 def test_the_terminal_shows_numbers_the_machine_and_problems(result):
-    text = terminal_text(rich_table(result), 120)
-    for expected in ("b[red] fp32", "64x96", "11.00", "90.9", "0.625", "0.812", "3e-05"):
+    text = terminal_text(rich_table(result), 100)
+    for expected in ("b[red] fp32", "64x96", "11.00", "9.00", "0.625", "0.812", "3e-05", " 123 "):
         assert expected in text
     assert "A CPU, 2 of 4 logical cores" in text
     assert "b[red] 64x96 openvino failed: no [cpu] | left" in text
@@ -28,17 +28,32 @@ def test_the_terminal_shows_numbers_the_machine_and_problems(result):
 def test_several_bundles_have_a_column(result):
     other = msgspec.structs.replace(result.cells[0], bundle="other")
     both = msgspec.structs.replace(result, cells=(result.cells[0], other))
-    text = terminal_text(rich_table(both), 120)
+    text = terminal_text(rich_table(both), 100)
     assert "bundle" in text
     assert "other fp32" in text
+
+
+def test_the_table_fits_100_columns_with_slow_cells_of_a_long_bundle(result):
+    slow = msgspec.structs.replace(result.cells[0].latency, p50_ms=1234.56, p90_ms=2345.67)
+    cells = [
+        msgspec.structs.replace(result.cells[0], bundle=name, device="cuda", latency=slow)
+        for name in ("a-foreground-chain-at-224-fp16", "other")
+    ]
+    text = terminal_text(rich_table(msgspec.structs.replace(result, cells=tuple(cells))), 100)
+    for whole in ("64x96", "onnxruntime cuda", "1234.56", "2345.67", "123", "0.812", "3e-05"):
+        assert text.count(whole) >= 2
+    assert "…" not in text
 
 
 def test_markdown_is_a_table(result):
     lines = markdown_table(result).splitlines()
     assert lines[0] == "| " + " | ".join(HEADINGS) + " |"
     assert all(line.count("|") == len(HEADINGS) + 1 for line in lines[:4])
-    assert "| 11.00 | 12.00 | - | 90.9 | 0.625 | 0.812 | 3e-05 |" in lines[2]
-    assert lines[3].count(" - ") == 7
+    assert (
+        "| 11.00 | 1.00 | 9.00 | 1.00 | 12.00 | - | 90.9 | 123 | 0.625 | 0.812 | 3e-05 |"
+        in lines[2]
+    )
+    assert lines[3].count(" - ") == 11
     assert lines[5].startswith("Machine: A CPU")
 
 

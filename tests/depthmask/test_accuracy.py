@@ -6,7 +6,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from depthmask.accuracy import Guess, accuracy, baseline, centre_prior, lower_is_nearer
+from depthmask.accuracy import (
+    Guess,
+    accuracy,
+    baseline,
+    centre_prior,
+    judged_depth,
+    lower_is_nearer,
+)
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.frames import write_png
 from depthmask.samples import open_samples
@@ -146,3 +153,13 @@ def test_baselines_are_what_they_say():
     assert (np.diff(depth_HW, axis=0) <= 0).all()
     assert depth_HW[0, 0] == 8
     assert depth_HW[-1, 0] < 3
+
+
+def test_a_kind_is_judged_by_its_own_region(tmp_path):
+    write_sample(tmp_path, 0)
+    (tmp_path / "dataset.json").write_text('{"schema": 1, "count": 1}', encoding="utf-8")
+    result = accuracy(oracle, open_samples(tmp_path))
+    assert judged_depth(result, "foreground") is result.depth_in_mask is not None
+    assert judged_depth(result, "relevance") is result.depth_frame is not None
+    # Never the other region's in its place.
+    assert judged_depth(msgspec.structs.replace(result, depth_in_mask=None), "foreground") is None

@@ -18,7 +18,7 @@ def names(folder):
 
 
 def fill(target, content="new", overwrite=False):
-    with new_folder(target, overwrite=overwrite) as temporary:
+    with new_folder(target, overwrite=overwrite, check_owner=False) as temporary:
         (temporary / "sub").mkdir()
         (temporary / "sub" / "file").write_text(content)
 
@@ -59,7 +59,7 @@ def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path, error):
     fill(target, "old")
 
     def write_half():
-        with new_folder(target, overwrite=True) as temporary:
+        with new_folder(target, overwrite=True, check_owner=False) as temporary:
             (temporary / "half").write_text("")
             raise error
 
@@ -75,7 +75,8 @@ def test_a_kill_in_the_middle_leaves_the_old_folder(tmp_path):
     code = (
         "import os, sys, pathlib\n"
         "from depthmask.atomic import new_folder\n"
-        "with new_folder(pathlib.Path(sys.argv[1]), overwrite=True) as temporary:\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "with new_folder(path, overwrite=True, check_owner=False) as temporary:\n"
         "    (temporary / 'half').write_text('')\n"
         "    os.kill(os.getpid(), 9)\n"
     )
@@ -191,3 +192,15 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         write_file(path, half)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
+
+
+def test_overwriting_spares_what_is_not_ours(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"it holds 'holiday.jpg'"):
+        check_target(tmp_path / "photos", overwrite=True)
+    (tmp_path / "photos" / "manifest.json").write_bytes(b"")
+    check_target(tmp_path / "photos", overwrite=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    with pytest.raises(UsageError, match="above the working folder"):
+        check_target(tmp_path, overwrite=True)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from depthmask import Pipeline
 from depthmask.bundle import open_bundle
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
@@ -88,6 +89,28 @@ def test_a_resolution_that_the_bundle_lacks(tiny_bundle_path):
     bundle = open_bundle(tiny_bundle_path)
     with pytest.raises(UsageError, match=r"\(32, 48x64\), but got 224"):
         bundle.graph(Resolution(224, 224))
+
+
+def test_a_bundle_never_names_code_to_run(bundle_path, tmp_path):
+    canary = tmp_path / "canary"
+    path = bundle_path / "manifest.json"
+    body = json.loads(path.read_text())
+    body["chain"]["mask"] = {"network": "os:system", "options": {"command": f"touch {canary}"}}
+    body["weights"] = {"init_seed": 0}
+    _write_with_digest(path, body)
+    with pytest.raises(UsageError, match="os:system, which is not one of our networks"):
+        Pipeline.open(bundle_path, "torch")
+    assert not canary.exists()
+
+
+def test_the_shipped_bundle_is_of_the_shipped_weights():
+    from depthmask.checkpoint import read_info
+    from depthmask.presets import SHIPPED_CHECKPOINT
+
+    manifest = open_bundle().manifest
+    assert manifest.verified
+    assert manifest.weights["sha256"] == read_info(SHIPPED_CHECKPOINT).weights_sha256
+    assert [str(resolution) for resolution in manifest.resolutions] == ["64", "128", "224"]
 
 
 def _write_with_digest(path, body):

@@ -50,9 +50,13 @@ def test_version(dmx):
         (["export", "--preset", "hu2019"], 2, "--init 0"),
         (["export", "--checkpoint", "nowhere"], 3, "nowhere must be a checkpoint folder"),
         (["export", "--fp16", "--init"], 2, "requires an argument"),
-        (["run", "--device", "cuda", "--source", "."], 4, "--device cuda"),
-        (["run", "--runtime", "nonsense", "--source", "."], 2, "a runtime must be one of"),
-        (["run", "nowhere", "--source", "."], 3, "nowhere must be a bundle"),
+        (["run", "--device", "cuda", "--source", ".", "--out", "o"], 4, "--device cuda"),
+        (
+            ["run", "--runtime", "nonsense", "--source", ".", "--out", "o"],
+            2,
+            "a runtime must be one of",
+        ),
+        (["run", "nowhere", "--source", ".", "--out", "o"], 3, "nowhere must be a bundle"),
         (["verify", "nowhere"], 3, "nowhere must be a bundle"),
         (["bench", "nowhere"], 3, "nowhere must be a bundle"),
         (["verify", "--device", "cuda"], 4, "--device cuda"),
@@ -78,3 +82,45 @@ def test_a_users_mistake_is_one_line_and_the_right_exit_code(
 def test_debug_shows_the_traceback(dmx):
     done = dmx("--debug", "export", "--preset", "nonsense")
     assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = (
+        f'{sys.executable} -c "from depthmask.cli import main; main()" models --json | head -c 1'
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--source", "{photo}", "--out", "out"],
+        ["verify"],
+        ["bench", "--resolution", "64", "--seconds", "0", "--min-runs", "1", "--limit", "1"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_device_needs_no_torch(tmp_path, arguments):
+    from depthmask.samples import shipped_photos
+
+    photo = str(shipped_photos()[0])
+    without = "import sys; sys.modules['torch'] = None; from depthmask.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, *(text.format(photo=photo) for text in arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    exported = subprocess.run(
+        [sys.executable, "-c", without, "export"], capture_output=True, text=True, check=False
+    )
+    assert exported.returncode == 4
+    assert "PyTorch" in exported.stderr

@@ -308,7 +308,6 @@ def test_to_frame():
 def test_resolution_is_height_first(text, height, width, shown):
     resolution = Resolution.parse(text)
     assert (resolution.height, resolution.width, str(resolution)) == (height, width, shown)
-    assert resolution.area == height * width
 
 
 @pytest.mark.parametrize(

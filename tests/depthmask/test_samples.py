@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -117,6 +118,17 @@ def test_a_label_cut_short_is_refused(dataset):
         open_samples(dataset)[0]
 
 
+def test_a_label_with_an_oversized_header_is_refused(dataset):
+    """OpenCV raises here, where it otherwise gives nothing."""
+    path = dataset / "a.mask.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (1 << 30).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.mask\.png"):
+        open_samples(dataset)[0]
+
+
 def test_depth_without_a_scale_is_refused(dataset):
     (dataset / "dataset.json").unlink()
     with pytest.raises(InputError, match="must have a scale"):
@@ -125,6 +137,7 @@ def test_depth_without_a_scale_is_refused(dataset):
 
 def test_fewer_images_than_promised_is_refused(dataset):
     write_info(dataset, count=4)
+    assert len(open_samples(dataset, unfinished=True)) == 3
     with pytest.raises(InputError, match="4 images"):
         open_samples(dataset)
 

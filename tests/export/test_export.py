@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import tiny_networks
 import torch
@@ -176,7 +176,7 @@ def test_a_bundle_that_disagrees_is_not_written(tiny_chain, tmp_path, monkeypatc
     def broken(*arguments, **options):
         model = to_onnx(*arguments, **options)
         bias = next(v for name, v in model.graph.initializers.items() if "depth.second.b" in name)
-        bias.const_value = type(bias.const_value)(bias.const_value.numpy() + 1, name=bias.name)
+        bias.const_value = ir.tensor(bias.const_value.numpy() + 1, name=bias.name)
         return model
 
     monkeypatch.setattr(exporter, "to_onnx", broken)
@@ -197,20 +197,40 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
 
 
 def test_an_output_that_exists_is_refused_before_any_work(tiny_chain, tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "mine.txt").write_text("kept")
-    with pytest.raises(UsageError, match="must not exist yet"):
-        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
-    assert (tmp_path / "b" / "mine.txt").read_text() == "kept"
-    export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, overwrite=True)
-    assert not (tmp_path / "b" / "mine.txt").exists()
+    out = tmp_path / "b"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match=r"must not exist yet"):
+        export_chain(tiny_chain, out, resolution=SMALL)
+    with pytest.raises(UsageError, match=r"it holds 'mine.txt'"):
+        export_chain(tiny_chain, out, resolution=SMALL, overwrite=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    (out / "mine.txt").rename(out / "manifest.json")  # now it looks like a bundle
+    assert export_chain(tiny_chain, out, resolution=SMALL, overwrite=True).manifest.verified
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_read_only_place(tiny_chain, tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_place_that_cannot_be_written(tiny_chain, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="cannot be written"):
-        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
+        export_chain(tiny_chain, tmp_path / "file" / "b", resolution=SMALL)
+
+
+def test_a_chain_in_training_mode_is_exported_as_it_is(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1))
+    chain = MaskDepthChain(tiny_networks.TinyMask(), network).train()
+    export_chain(chain, tmp_path / "b", resolution=SMALL)
+    assert network[1].num_batches_tracked == 0
+
+
+def test_a_mask_of_logits_is_refused(tmp_path):
+    chain = MaskDepthChain(tiny_networks.TinyDepth(), tiny_networks.TinyDepth()).eval()
+    with pytest.raises(UsageError, match=r"--mask-activation sigmoid"):
+        export_chain(chain, tmp_path / "b", resolution=SMALL)
+
+
+def test_verification_on_torch_would_check_nothing(tiny_bundle_path):
+    with pytest.raises(UsageError, match="a runtime that executes its graphs"):
+        verify_bundle(open_bundle(tiny_bundle_path), runtime="torch")
 
 
 def test_a_frame_graph_has_one_resolution(tiny_chain, tmp_path):
@@ -221,7 +241,7 @@ def test_a_frame_graph_has_one_resolution(tiny_chain, tmp_path):
 def test_ctrl_c_leaves_the_old_bundle(tmp_path):
     out = tmp_path / "b"
     out.mkdir()
-    (out / "old").write_text("bundle")
+    (out / "manifest.json").write_text("old")
     process = subprocess.Popen(
         [sys.executable, "-c", DMX, "export", "--init", "0", "--out", str(out), "--overwrite"],
         stderr=subprocess.PIPE,
@@ -235,7 +255,7 @@ def test_ctrl_c_leaves_the_old_bundle(tmp_path):
     assert process.returncode == 130, stderr
     assert stderr.strip().splitlines()[-1] == "error: interrupted"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
-    assert (out / "old").read_text() == "bundle"
+    assert (out / "manifest.json").read_text() == "old"
 
 
 def _status(process: subprocess.Popen[str]) -> str:

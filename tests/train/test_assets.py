@@ -230,9 +230,12 @@ def test_progress_counts_up_to_the_number_of_images(material):
 
 def test_an_existing_folder_is_kept_unless_overwrite(debs, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="must be empty, but got files"):
+    with pytest.raises(UsageError, match="must not exist yet"):
         assets.fetch_assets(tmp_path, packages_dir=debs)
+    with pytest.raises(UsageError, match=r"mine\.txt"):
+        assets.fetch_assets(tmp_path, packages_dir=debs, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+    (tmp_path / "assets.json").write_text("[]")
     assets.fetch_assets(tmp_path, packages_dir=debs, overwrite=True)
     assert not (tmp_path / "mine.txt").exists()
     assert (tmp_path / "assets.json").is_file()
@@ -242,31 +245,24 @@ def test_an_empty_folder_and_a_file_as_out(debs, tmp_path):
     (tmp_path / "empty").mkdir()
     assets.fetch_assets(tmp_path / "empty", packages_dir=debs)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="must be a folder, but got a file"):
+    with pytest.raises(UsageError, match="must be a folder, but it is a file"):
         assets.fetch_assets(tmp_path / "file", packages_dir=debs, overwrite=True)
 
 
-def test_a_missing_parent_folder_is_an_output_error(debs, tmp_path):
-    with pytest.raises(OutputError, match="must be a folder, but got none"):
-        assets.fetch_assets(tmp_path / "none" / "out", packages_dir=debs)
+def test_an_output_under_a_file_is_an_output_error(debs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        assets.fetch_assets(tmp_path / "file" / "out", packages_dir=debs)
 
 
 def test_a_failing_write_is_an_output_error_and_leaves_nothing(debs, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(assets, "_put", full)
+    monkeypatch.setattr(assets, "_write_item", full)
     with pytest.raises(OutputError, match="No space left on device"):
         assets.fetch_assets(tmp_path / "out", packages_dir=debs)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_exchange_brings_the_old_folder_back(tmp_path):
-    old = tmp_path / "out"
-    old.mkdir()
-    with pytest.raises(OSError, match="new"):
-        assets._put(tmp_path / "new", old, tmp_path / "aside")
-    assert old.is_dir()
 
 
 def damaged_copy(debs, folder, name, content):
@@ -382,10 +378,12 @@ def test_what_the_samples_were_made_from_is_never_trained_on():
 def test_the_shipped_samples_are_small_and_listed():
     folder = Path(depthmask.__file__).parent / "data/samples"
     text = (folder / "SOURCES.md").read_text(encoding="utf-8")
-    pictures = [path for path in folder.rglob("*.*") if path.suffix in (".jpg", ".png")]
-    assert sum(path.stat().st_size for path in pictures) <= 2_400_000
-    assert all(str(path.relative_to(folder)) in text for path in pictures)
-    for path in (folder / "cutouts").iterdir():
+    assert sum(path.stat().st_size for path in folder.rglob("*.*")) <= 3_000_000
+    material = Path(__file__).parent.parent / "data" / "material"
+    made_from = [*material.rglob("*.jpg"), *material.rglob("*.png")]
+    pictures = [*(folder / "photos").iterdir(), *made_from]
+    assert all(f"{path.parent.name}/{path.name}" in text for path in pictures)
+    for path in (material / "foregrounds").iterdir():
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert image.shape[2] == 4
         assert 140 <= image.shape[0] <= 260

@@ -17,12 +17,14 @@ from depthmask.errors import (
     UsageError,
 )
 from depthmask.frames import Normalisation, Resolution
+from depthmask.models import encoder_weights
 from depthmask.train import dataset as dataset_module
 from depthmask.train import loop
-from depthmask.train.compose import Recipe
+from depthmask.train.compose import Assets, Recipe
 from depthmask.train.config import Phase, TrainingConfig, read_config
 from depthmask.train.dataset import CompositeDataset, batches
 from depthmask.train.loop import learning_rate_at, train
+from depthmask.train.materialise import assets_digest
 
 CONFIG = TrainingConfig(
     recipe=Recipe(seed=1, canvas_px=32),
@@ -81,12 +83,14 @@ def run(assets, tmp_path_factory):
     return out
 
 
-def test_a_run_leaves_a_checkpoint_that_says_how_it_was_made(run):
+def test_a_run_leaves_a_checkpoint_that_says_how_it_was_made(run, assets):
     chain = load_checkpoint(run / "checkpoint")
     assert chain.spec.preset == "lite"
     training = read_info(run / "checkpoint").training
     assert training["steps"] == 4
     assert training["config"]["recipe"]["seed"] == 1
+    assert training["assets_sha256"] == assets_digest(assets)
+    assert training["encoder_weights_sha256"] is None
     averaged = state_of(run)["averaged"]
     assert torch.equal(chain.state_dict()["mask.head.weight"], averaged["mask.head.weight"])
 
@@ -152,6 +156,39 @@ def test_another_configuration_is_refused(run, assets):
         train(other, assets, run, workers=0)
 
 
+def test_other_assets_or_encoder_weights_are_refused(run, assets, monkeypatch):
+    before = (run / "log.jsonl").read_bytes()
+    fewer = Assets(assets.foregrounds[1:], assets.backgrounds)
+    with pytest.raises(UsageError, match="same assets"):
+        train(CONFIG, fewer, run, workers=0)
+    monkeypatch.setattr(encoder_weights, "load_encoder_weights", lambda network, state: None)
+    weights = {"x": torch.zeros(1, dtype=torch.bfloat16), "n": torch.tensor(3)}
+    with pytest.raises(UsageError, match="same encoder weights"):
+        train(CONFIG, assets, run, encoder_weights=weights, workers=0)
+    assert (run / "log.jsonl").read_bytes() == before
+
+
+def test_the_digest_of_weights_is_of_names_shapes_and_values():
+    state = {"a": torch.arange(4.0), "b": torch.tensor(3)}
+    digest = loop.weights_digest(state)
+    assert loop.weights_digest(dict(reversed(state.items()))) == digest
+    assert loop.weights_digest({**state, "b": torch.tensor(4)}) != digest
+    assert loop.weights_digest({**state, "a": torch.arange(4.0).reshape(2, 2)}) != digest
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(assets, tmp_path, monkeypatch):
+    class FullBoard:
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "_summary_writer", lambda out, step: FullBoard())
+    with pytest.raises(OutputError, match="No space left on device"):
+        train(CONFIG, assets, tmp_path / "run", workers=0)
+
+
 def test_a_folder_with_something_else_is_refused(assets, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"photo\.jpg"):
@@ -187,9 +224,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(assets, tmp_pa
     assert all(t.isfinite().all() for t in state["chain"].values())
 
 
-def test_a_relevance_chain_is_not_trained_on_true_masks(assets, tmp_path):
-    config = msgspec.structs.replace(CONFIG, preset="hu2019")
-    with pytest.raises(UsageError, match="kind foreground"):
+@pytest.mark.parametrize("preset", ["seed", "hu2019"])
+def test_a_preset_that_cannot_be_trained_so_far_is_refused(assets, tmp_path, preset):
+    config = msgspec.structs.replace(CONFIG, preset=preset)
+    with pytest.raises(UsageError, match=f"must be lite, but got {preset}"):
         train(config, assets, tmp_path / "run", workers=0)
     assert not (tmp_path / "run").exists()
 
@@ -270,3 +308,17 @@ def test_a_bad_configuration_is_refused(tmp_path, content, error):
 def test_a_missing_configuration_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_config(tmp_path / "none.json")
+
+
+def test_a_training_starts_from_a_checkpoints_weights(assets, tmp_path):
+    from depthmask.chain import build
+
+    start = build("lite", seed=3)
+    config = TrainingConfig(
+        recipe=Recipe(canvas_px=32), phases=(Phase(32, 2, 1),), learning_rate=0.0, weight_decay=0.0
+    )
+    checkpoint = train(config, assets, tmp_path / "run", start=start, workers=0)
+    ours, theirs = load_checkpoint(checkpoint).mask.head.weight, start.mask.head.weight
+    assert torch.equal(ours, theirs)
+    with pytest.raises(UsageError, match="the same starting checkpoint"):
+        train(config, assets, tmp_path / "run", workers=0)

@@ -10,7 +10,7 @@ import pytest
 
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.train.compose import Assets, compose
-from depthmask.train.materialise import contact_sheet, materialise
+from depthmask.train.materialise import contact_sheet, materialise, write_contact_sheet
 
 
 def digests(folder):
@@ -143,6 +143,30 @@ def test_the_contact_sheet_shows_image_mask_and_depth(whole, recipe, assets):
     np.testing.assert_array_equal(sheet_HW3[:64, 64:128, 0], compose(recipe, assets, 0).mask_HW)
 
 
+def test_a_contact_sheet_reads_as_data_sets_are_read(tmp_path):
+    """PNG images, their own scale, missing labels, fewer samples than promised."""
+    black_HW3 = np.zeros((4, 5, 3), np.uint8)
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), black_HW3)
+    cv2.imwrite(str(tmp_path / "a.mask.png"), black_HW3[:, :, 0])
+    depth_HW = np.full((4, 5), 5, np.uint16)
+    depth_HW[0, 0] = 0
+    cv2.imwrite(str(tmp_path / "a.depth.png"), depth_HW)
+    (tmp_path / "dataset.json").write_text('{"schema": 1, "count": 3, "depth_scale_m": 0.1}')
+    sheet_HW3 = contact_sheet(tmp_path)
+    assert sheet_HW3.shape == (4, 2 * 3 * 5, 3)
+    assert (sheet_HW3[0, 10].tolist(), sheet_HW3[1, 10].tolist()) == ([0] * 3, [255] * 3)
+    assert not sheet_HW3[:, 15:].any()
+
+
+def test_a_contact_sheet_that_cannot_be_written_is_an_output_error(whole, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_contact_sheet(whole, tmp_path / "none" / "sheet.png")
+
+
 def test_a_contact_sheet_of_nothing_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="it holds none"):
+        contact_sheet(tmp_path)
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((4, 5, 3), np.uint8))
     with pytest.raises(InputError, match="labelled samples"):
         contact_sheet(tmp_path)

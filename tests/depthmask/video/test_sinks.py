@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import cv2
@@ -73,6 +74,30 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path, prediction_of):
     with pytest.raises(RuntimeError):
         write_then_fail(FolderSink(tmp_path / "out", ("mask",), METRES), prediction_of(48, 64))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path, prediction_of, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def write():
+        with FolderSink(tmp_path / "out", ("depth",), METRES) as sink:
+            sink.write(frame(), prediction_of(48, 64))
+            monkeypatch.setattr(Path, "write_text", full)
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_read_is_an_output_error(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_folder(tmp_path / "out", overwrite=True)
 
 
 def test_two_frames_of_one_name_are_refused(tmp_path, prediction_of):

@@ -13,13 +13,21 @@ from PIL import Image
 from depthmask.errors import InputError, SourceLostError, UnavailableError
 from depthmask.video import streams
 from depthmask.video.images import unique_names
-from depthmask.video.sources import Frame, open_source
+from depthmask.video.sources import Frame, local_paths, open_source
 
 
 def photo(path, level=100, size=(40, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (level, level, level)).save(path)
     return path
+
+
+def test_the_paths_that_a_source_names(tmp_path):
+    photos = [photo(tmp_path / name) for name in ("a.png", "b[1].png")]
+    assert local_paths(str(photos[1])) == [photos[1]]
+    assert local_paths(f"{tmp_path}/*.png") == photos
+    for text in ("0", "/dev/video0", "rtsp://" + "x" * 5000, "HTTP://host/a.png", "none.png"):
+        assert local_paths(text) == []
 
 
 def read_all(text):

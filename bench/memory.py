@@ -1,0 +1,68 @@
+"""The memory that one cell needs, measured in a process of its own.
+
+    python -m depthmask.bench.memory BUNDLE RESOLUTION RUNTIME DEVICE THREADS
+
+opens the pipeline, predicts a few 640x480 frames and prints {"peak_memory_bytes": N}. The figure is the
+whole process at its largest, as an application would hold it: the interpreter, NumPy, OpenCV, the
+runtime's library, the device's (CUDA's on the host's side) and the networks. A GPU's own memory is not
+in it. THREADS is 0 for the runtime's choice.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from depthmask.frames import Resolution
+from depthmask.pipeline import Pipeline
+
+_FRAMES = 4
+
+
+def predict_some(
+    bundle: Path, resolution: Resolution, runtime: str, device: str, threads: int | None
+) -> None:
+    """Open a bundle and predict a few 640x480 frames of noise.
+
+    Raises:
+        DepthmaskError: as `Pipeline.open` and the pipeline's call.
+    """
+    opened = Pipeline.open(
+        bundle, runtime, device, threads, resolution=resolution, check_files=False
+    )
+    frame_HW3 = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    with opened as pipeline:
+        for _ in range(_FRAMES):
+            pipeline(frame_HW3)
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process has held so far."""
+    # On Linux ru_maxrss of a child starts at its parent's, which is what we mean to leave out.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kibibytes
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and print; what fails ends with a traceback, for the parent to note."""
+    bundle, size, runtime, device, threads = arguments
+    height, _, width = size.partition("x")
+    resolution = Resolution(int(height), int(width or height))
+    predict_some(Path(bundle), resolution, runtime, device, int(threads) or None)
+    print(json.dumps({"peak_memory_bytes": peak_rss_bytes()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
