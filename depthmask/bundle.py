@@ -59,7 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the weights come from: a checkpoint with its sha256, or a seed."""
     precision: Precision
     fp32_nodes: tuple[str, ...] = ()
-    """Nodes of an fp16 graph that stay fp32 because fp16 could not hold their values."""
+    """Nodes of an fp16 graph that stay fp32: fp16 cannot hold their values, or parity needs them."""
     input: InputKind
     dynamic_batch: bool
     dynamic_resolution: bool

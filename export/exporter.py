@@ -28,10 +28,10 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.onnx_files import save_models
-from depthmask.export.precision import node_ranges, to_fp16, unfit_for_fp16
+from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import Reference, make_reference
 from depthmask.export.to_onnx import OPSET, to_onnx
-from depthmask.export.verify import VerifyReport, verify_bundle
+from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
 from depthmask.models.describe import gmac
 from depthmask.runtimes import Tensors
@@ -40,6 +40,8 @@ from depthmask.samples import Samples
 from depthmask.version import __version__
 
 DEFAULT_RESOLUTION = Resolution(224, 224)
+# The search for fp16 leaves room for runtimes that round in another order.
+_SEARCHED_SHARE = 0.7
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -184,7 +186,9 @@ def _make_graphs(
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
             batches = _batches(chain, options.input, resolution, reference)
-            kept = unfit_for_fp16(model, node_ranges(model, batches))
+            unfit = unfit_for_fp16(model, node_ranges(model, batches))
+            progress(f"looking for what fp16 is too coarse for at {resolution}")
+            kept = needed_in_fp32(model, batches, unfit, _SEARCHED_SHARE * TOLERANCES["fp16"])
             fp32_nodes.update(kept)
             model = to_fp16(model, kept)
         models[resolution] = model

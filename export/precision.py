@@ -6,7 +6,7 @@ network too). Inputs and outputs stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -76,6 +76,60 @@ def _constant_fits(numbers: np.ndarray) -> bool:
     return largest <= FP16_LARGEST and not vanishes
 
 
+def needed_in_fp32(
+    model: ir.Model, batches: Sequence[Tensors], unfit: frozenset[str], tolerance: float
+) -> frozenset[str]:
+    """The nodes to keep float32 so that every output stays within the tolerance of the float32 graph.
+
+    Rounding near a network's input spreads through all that follows, so the first nodes of each network
+    are kept: none if float16 holds as it is, else as few sixteenths as do, found by bisection.
+
+    Args:
+        model: the float32 graph.
+        batches: inputs to compare on.
+        unfit: nodes that cannot be float16 at all, by `unfit_for_fp16`.
+        tolerance: of the largest difference, as a share of the output's range.
+    """
+    expected = _outputs(model, batches)
+    stages: dict[str, list[str]] = {"mask": [], "depth": []}
+    for node in model.graph:
+        if stage_of(node) in stages:
+            stages[stage_of(node)].append(node.name or "")
+
+    def kept(sixteenths: int) -> frozenset[str]:
+        first = (names[: len(names) * sixteenths // 16] for names in stages.values())
+        return unfit.union(*first)
+
+    def holds(sixteenths: int) -> bool:
+        found = _outputs(to_fp16(model, kept(sixteenths)), batches)
+        return all(
+            _largest_difference(found[name], expected[name]) <= tolerance for name in expected
+        )
+
+    low, high = 0, 16  # the answer is in [low, high]; all of it in float32 holds
+    if holds(0):
+        return unfit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return kept(high)
+
+
+def _outputs(model: ir.Model, batches: Sequence[Tensors]) -> dict[str, list[np.ndarray]]:
+    ort = import_onnxruntime()
+    session = ort.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    results = [session.run(names, inputs) for inputs in batches]
+    return {name: [result[index] for result in results] for index, name in enumerate(names)}
+
+
+def _largest_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """As a share of the expected values' range; NaN is infinitely far."""
+    span = max(float(e.max()) for e in expected) - min(float(e.min()) for e in expected)
+    worst = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
+    return worst / span if span > 0 and np.isfinite(worst) else np.inf
+
+
 def to_fp16(model: ir.Model, keep_fp32: frozenset[str] = frozenset()) -> ir.Model:
     """A copy of the graph in which every node but those named, and the preprocessing, is float16.
 
@@ -125,7 +179,8 @@ class _Fp16:
             self._retype_attributes(node)
             for value in node.outputs:
                 if value in self.floats:
-                    value.dtype = ir.DataType.FLOAT16
+                    # A new type: clones share theirs.
+                    value.type = ir.TensorType(ir.DataType.FLOAT16)
 
     def restore_outputs(self) -> None:
         """Give graph outputs their float32 back."""

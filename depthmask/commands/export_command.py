@@ -173,7 +173,10 @@ def _print(bundle: Bundle) -> None:
         )
     console.print(table)
     if manifest.fp32_nodes:
-        console.print(f"kept in fp32 for their range: {', '.join(manifest.fp32_nodes)}")
+        console.print(
+            f"{len(manifest.fp32_nodes)} nodes stay fp32, for their range or for parity; manifest.json"
+            " lists them (fp32_nodes)"
+        )
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))
