@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ USER_CODE = Path(__file__).parent / "user_code"
 REQUIRE_GPU = os.environ.get("DEPTHMASK_REQUIRE_GPU") == "1"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# A runner started in the background may have Ctrl-C ignored, and our processes would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(USER_CODE))
 
 
