@@ -80,13 +80,13 @@ class Normalisation:
     std: tuple[float, float, float]
 
 
-def read_image(path: Path) -> UInt8Array:
+def read_image(path: Path | str) -> UInt8Array:
     """Read an image file as (H,W,3) uint8 RGB, by the policy at the top of this module.
 
     Raises:
         InputError: the file is missing, empty, cut short, not an image, or not readable.
     """
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(_read_bytes(Path(path)), str(path))
 
 
 def decode_image(data: bytes, name: str) -> UInt8Array:

@@ -336,3 +336,9 @@ def test_resolution_that_cannot_be_used(text):
 def test_resolution_list_is_sorted_and_unique():
     listed = Resolution.parse_list("224,64,128x96,64")
     assert [str(resolution) for resolution in listed] == ["64", "128x96", "224"]
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    write_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), image)
