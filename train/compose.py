@@ -13,40 +13,16 @@ from typing import Literal
 from zlib import crc32
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.errors import InputError, UsageError
+from depthmask.errors import InputError
 from depthmask.frames import IMAGE_SUFFIXES, read_image, read_rgba
+from depthmask.train.recipe import Split, StageRecipe
 from depthmask.train.stage import FloatArray, Stage, relief_HW
 
 UInt8Array = npt.NDArray[np.uint8]
-Split = Literal["train", "test", "all"]
 _TEST_SHARE_PERCENT = 15
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a data set is made of; equal recipes over equal assets make equal bytes."""
-
-    seed: int = 0
-    split: Split = "train"
-    canvas_px: int = 224
-    max_foregrounds: int = 3
-    empty_share: float = 0.06
-    """Share of samples without any foreground: hard negatives."""
-    augment: bool = True
-    """Light, blur, noise, JPEG and colour changes; off gives clean composites."""
-
-    def __post_init__(self) -> None:
-        if self.canvas_px < 32:
-            raise UsageError(f"canvas_px must be 32 or more, but got {self.canvas_px}")
-        if self.max_foregrounds < 1:
-            raise UsageError(f"max_foregrounds must be 1 or more, but got {self.max_foregrounds}")
-        if self.seed < 0:
-            raise UsageError(f"a recipe's seed must be 0 or more, but got {self.seed}")
-        if not 0 <= self.empty_share <= 1:
-            raise UsageError(f"empty_share must be 0 to 1, but got {self.empty_share}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +95,7 @@ def split_of(group: str) -> Literal["train", "test"]:
     return "test" if crc32(group.encode()) % 100 < _TEST_SHARE_PERCENT else "train"
 
 
-def compose(recipe: Recipe, assets: Assets, index: int) -> Sample:
+def compose(recipe: StageRecipe, assets: Assets, index: int) -> Sample:
     """Sample `index`, at canvas_px x canvas_px."""
     rng = np.random.default_rng([recipe.seed, index])
     size = recipe.canvas_px
@@ -165,7 +141,7 @@ def _read_cutout(path: Path) -> Cutout:
     return Cutout(path.stem, np.dstack([premultiplied_HW3.astype(np.uint8), alpha_HW1]))
 
 
-def _foreground_count(recipe: Recipe, rng: np.random.Generator) -> int:
+def _foreground_count(recipe: StageRecipe, rng: np.random.Generator) -> int:
     """1 in most samples, 2 or more in the others."""
     return 1 + int(rng.binomial(recipe.max_foregrounds - 1, 0.25))
 
@@ -204,7 +180,7 @@ def _place(
     depth_m: float,
     aspect: float,
     assets: Assets,
-    recipe: Recipe,
+    recipe: StageRecipe,
     rng: np.random.Generator,
 ) -> None:
     """Stand one foreground on the stage, before what is there; writes into the three arrays."""

@@ -8,7 +8,7 @@ import msgspec
 
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
-from depthmask.train.compose import Recipe
+from depthmask.train.recipe import StageRecipe
 
 
 class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,7 +32,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     preset: str = "lite"
     seed: int = 0
-    recipe: Recipe = Recipe()
+    recipe: StageRecipe = StageRecipe()
     phases: tuple[Phase, ...] = (
         Phase(96, 32, 1500),
         Phase(128, 32, 1600),

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from depthmask.errors import OutputError, UnavailableError
 from depthmask.frames import Normalisation, Resolution, resize_weights, to_network
-from depthmask.train.compose import Assets, Cutout, Recipe, Sample, compose
+from depthmask.train.compose import Assets, Cutout, Sample, compose
+from depthmask.train.recipe import StageRecipe
 from depthmask.train.stage import FloatArray
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -28,7 +29,11 @@ class CompositeDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Sample i of a recipe at a resolution; any index is valid."""
 
     def __init__(
-        self, recipe: Recipe, assets: Assets, resolution: Resolution, normalisation: Normalisation
+        self,
+        recipe: StageRecipe,
+        assets: Assets,
+        resolution: Resolution,
+        normalisation: Normalisation,
     ) -> None:
         self.recipe = recipe
         self.assets = assets

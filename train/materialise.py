@@ -21,7 +21,8 @@ from depthmask.atomic import check_target, new_folder, write_file
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.frames import FloatArray
 from depthmask.samples import DATASET_FILE, DatasetInfo, LabelledSample, open_samples
-from depthmask.train.compose import Assets, Recipe, Sample, compose
+from depthmask.train.compose import Assets, Sample, compose
+from depthmask.train.recipe import StageRecipe
 
 DEPTH_SCALE_M = 0.001
 JPEG_QUALITY = 92
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 class ComposedInfo(DatasetInfo, frozen=True, kw_only=True):
     """Our dataset.json; written first, so that an unfinished folder knows what it is."""
 
-    recipe: Recipe
+    recipe: StageRecipe
     assets_sha256: str
     """Of the decoded pictures: resuming with others would mix two data sets."""
 
@@ -48,7 +49,7 @@ class MaterialiseResult:
 
 
 def materialise(
-    recipe: Recipe,
+    recipe: StageRecipe,
     assets: Assets,
     out: Path,
     count: int,

@@ -20,7 +20,7 @@ from depthmask.commands.options import (
 from depthmask.errors import InputError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from depthmask.train.compose import Recipe
+    from depthmask.train.recipe import StageRecipe
 
 DEFAULT_ASSETS = Path("assets")
 assets_option = click.option(
@@ -151,8 +151,9 @@ def compose(
     """
     import msgspec
 
-    from depthmask.train.compose import Recipe, load_assets
+    from depthmask.train.compose import load_assets
     from depthmask.train.materialise import materialise
+    from depthmask.train.recipe import StageRecipe
 
     given = {
         "seed": seed,
@@ -161,7 +162,7 @@ def compose(
         "augment": False if no_augment else None,
     }
     chosen = msgspec.structs.replace(
-        Recipe() if recipe is None else _read_recipe(recipe),
+        StageRecipe() if recipe is None else _read_recipe(recipe),
         **{name: value for name, value in given.items() if value is not None},
     )
     check_assets(assets)
@@ -218,16 +219,16 @@ def _licences(assets: Path) -> dict[str, int]:
     return dict(Counter(entry["licence"] for entry in entries).most_common())
 
 
-def _read_recipe(path: Path) -> Recipe:
+def _read_recipe(path: Path) -> StageRecipe:
     import msgspec
 
-    from depthmask.train.compose import Recipe
+    from depthmask.train.recipe import StageRecipe
 
     try:
         content = path.read_bytes()
         if path.suffix.lower() in (".yaml", ".yml"):
-            return msgspec.yaml.decode(content, type=Recipe)
-        return msgspec.json.decode(content, type=Recipe)
+            return msgspec.yaml.decode(content, type=StageRecipe)
+        return msgspec.json.decode(content, type=StageRecipe)
     except ImportError as error:
         raise UnavailableError(
             "a recipe in YAML needs PyYAML, which is not installed. Try `pip install pyyaml`, or a"

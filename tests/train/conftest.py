@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from depthmask.train.compose import Assets, Recipe, load_assets, split_of
+from depthmask.train.compose import Assets, load_assets, split_of
+from depthmask.train.recipe import StageRecipe
 
 
 def write_assets(folder: Path, *, foregrounds: int = 4, backgrounds: int = 3) -> Path:
@@ -71,5 +72,5 @@ def assets(assets_folder) -> Assets:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
-    return Recipe(seed=3, canvas_px=64)
+def recipe() -> StageRecipe:
+    return StageRecipe(seed=3, canvas_px=64)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import Recipe, compose, load_assets, split_of
+from depthmask.train.compose import compose, load_assets, split_of
+from depthmask.train.recipe import StageRecipe
 from depthmask.train.stage import Stage
 
 
@@ -143,4 +144,4 @@ def test_a_damaged_index_is_an_input_error(tmp_path, document):
 )
 def test_impossible_recipes_are_refused(fields):
     with pytest.raises(UsageError, match=next(iter(fields))):
-        Recipe(**fields)
+        StageRecipe(**fields)

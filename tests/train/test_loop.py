@@ -20,14 +20,15 @@ from depthmask.frames import Normalisation, Resolution
 from depthmask.models import encoder_weights
 from depthmask.train import dataset as dataset_module
 from depthmask.train import loop
-from depthmask.train.compose import Assets, Recipe
+from depthmask.train.compose import Assets
 from depthmask.train.config import Phase, TrainingConfig, read_config
 from depthmask.train.dataset import CompositeDataset, batches
 from depthmask.train.loop import learning_rate_at, train
 from depthmask.train.materialise import assets_digest
+from depthmask.train.recipe import StageRecipe
 
 CONFIG = TrainingConfig(
-    recipe=Recipe(seed=1, canvas_px=32),
+    recipe=StageRecipe(seed=1, canvas_px=32),
     phases=(Phase(32, 2, 2), Phase(64, 2, 2)),
     warmup_steps=2,
     save_every_steps=100,
@@ -283,7 +284,7 @@ def test_the_shipped_configuration_is_valid(request):
         (160, 310),
         (224, 250),
     ]
-    assert config.recipe == Recipe(seed=7)
+    assert config.recipe == StageRecipe(seed=7)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,10 @@ def test_a_training_starts_from_a_checkpoints_weights(assets, tmp_path):
 
     start = build("lite", seed=3)
     config = TrainingConfig(
-        recipe=Recipe(canvas_px=32), phases=(Phase(32, 2, 1),), learning_rate=0.0, weight_decay=0.0
+        recipe=StageRecipe(canvas_px=32),
+        phases=(Phase(32, 2, 1),),
+        learning_rate=0.0,
+        weight_decay=0.0,
     )
     checkpoint = train(config, assets, tmp_path / "run", start=start, workers=0)
     ours, theirs = load_checkpoint(checkpoint).mask.head.weight, start.mask.head.weight

@@ -34,10 +34,10 @@ def stop_after(samples):
 
 @pytest.fixture(scope="module")
 def whole(assets, tmp_path_factory):
-    from depthmask.train.compose import Recipe
+    from depthmask.train.recipe import StageRecipe
 
     out = tmp_path_factory.mktemp("whole") / "data"
-    materialise(Recipe(seed=3, canvas_px=64), assets, out, 5)
+    materialise(StageRecipe(seed=3, canvas_px=64), assets, out, 5)
     return out
 
 
