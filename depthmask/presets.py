@@ -58,6 +58,14 @@ PRESETS = {
             depth_unit="m",
         ),
         ChainSpec(
+            preset="lite-relevance",
+            kind="relevance",
+            mask=StageSpec(network="lite_mask"),
+            depth=StageSpec(network="lite_depth"),
+            mean=_LITE["mean"],
+            std=_LITE["std"],
+        ),
+        ChainSpec(
             preset="seed",
             kind="foreground",
             mask=StageSpec(network="hu_resnet50", activation="sigmoid"),
@@ -72,8 +80,12 @@ PRESETS = {
     )
 }
 DEFAULT_PRESET = "lite"
-SHIPPED_CHECKPOINT = Path(__file__).parent / "data" / "lite"
-"""The trained weights of the default preset, which come with the package."""
+_SHIPPED = ("lite", "lite-relevance")
+
+
+def shipped_checkpoint(name: str) -> Path | None:
+    """The trained weights of a preset that come with the package; None where none do."""
+    return Path(__file__).parent / "data" / name if name in _SHIPPED else None
 
 
 def preset(name: str) -> ChainSpec:

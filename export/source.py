@@ -12,7 +12,7 @@ from depthmask import presets
 from depthmask.chain import MaskDepthChain
 from depthmask.checkpoint import load_checkpoint, read_info
 from depthmask.errors import UsageError
-from depthmask.presets import SHIPPED_CHECKPOINT, ChainSpec, StageSpec
+from depthmask.presets import DEFAULT_PRESET, ChainSpec, StageSpec, shipped_checkpoint
 
 
 def open_chain(
@@ -45,7 +45,7 @@ def open_chain(
     if checkpoint is not None and init is not None:
         raise UsageError("weights come from --checkpoint or from --init, but both were given")
     own = mask is not None or depth is not None
-    spec = presets.preset(preset or presets.DEFAULT_PRESET)
+    spec = presets.preset(preset or DEFAULT_PRESET)
     if own:
         spec = _with_own(spec, mask, depth, mask_activation)
     if init is not None:
@@ -56,14 +56,15 @@ def open_chain(
         return chain, {"checkpoint": str(checkpoint.resolve()), "sha256": sha256}
     if own:
         return _own_chain(spec, mask, depth)
-    if spec.preset != presets.DEFAULT_PRESET:
+    shipped = shipped_checkpoint(spec.preset)
+    if shipped is None:
         raise UsageError(
             f"the preset {spec.preset} comes without trained weights. Give --checkpoint (see"
             " `dmx import` and `dmx train`), or --init 0 for untrained ones"
         )
-    return load_checkpoint(SHIPPED_CHECKPOINT), {
+    return load_checkpoint(shipped), {
         "checkpoint": "the weights shipped with depthmask",
-        "sha256": read_info(SHIPPED_CHECKPOINT).weights_sha256,
+        "sha256": read_info(shipped).weights_sha256,
         "shipped": True,
     }
 
@@ -89,7 +90,9 @@ def _own_chain(
     """Factories bring their weights; a stage that is lite's takes the shipped ones."""
     chain = chains.build(spec)
     if mask is None or depth is None:
-        shipped = load_checkpoint(SHIPPED_CHECKPOINT)
+        folder = shipped_checkpoint(DEFAULT_PRESET)
+        assert folder is not None
+        shipped = load_checkpoint(folder)
         chain.mask = chain.mask if mask else shipped.mask
         chain.depth = chain.depth if depth else shipped.depth
     return chain, {"factories": [spec.mask.network, spec.depth.network]}

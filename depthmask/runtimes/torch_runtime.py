@@ -20,7 +20,7 @@ from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution, UInt8Array, to_frame
 from depthmask.models.frame_chain import FrameChain
 from depthmask.pipeline import Prediction
-from depthmask.presets import SHIPPED_CHECKPOINT, refuse_foreign
+from depthmask.presets import refuse_foreign, shipped_checkpoint
 from depthmask.runtimes import Tensors
 
 
@@ -100,7 +100,8 @@ def source_chain(bundle: Bundle) -> MaskDepthChain:
             f"{bundle.path} was exported from a chain in memory, so --runtime torch has no weights to run."
             " Try onnxruntime or openvino"
         )
-    folder = SHIPPED_CHECKPOINT if weights.get("shipped") else Path(weights["checkpoint"])
+    shipped = shipped_checkpoint(spec.preset) if weights.get("shipped") else None
+    folder = shipped or Path(weights["checkpoint"])
     if read_info(folder).weights_sha256 != weights["sha256"]:
         raise InputError(
             f"{folder} must be the checkpoint that {bundle.path} was exported from, but its weights"
