@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types install clean release-weights
+.PHONY: demo test test-slow lint types install clean release-weights bench-weights
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
 
 test: lint types  ## linters, types and the whole suite
 	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -20,7 +23,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	@rm -rf build/mypy && mkdir -p build/mypy/depthmask
 	@ln -s $(CURDIR)/depthmask/* build/mypy/depthmask/
-	@ln -s $(CURDIR)/export $(CURDIR)/bench $(CURDIR)/train build/mypy/depthmask/
+	@ln -s $(CURDIR)/export $(CURDIR)/bench $(CURDIR)/train $(CURDIR)/configs build/mypy/depthmask/
 	$(BIN)/mypy
 
 install: $(INSTALLED)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"depthmask": "depthmask", "export": "depthmask/export", "bench": "depthmask/bench"}
-FOLDERS["train"] = "depthmask/train"
+FOLDERS |= {"train": "depthmask/train", "configs": "depthmask/configs"}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,10 @@ def test_the_wheel_holds_the_shipped_data(wheel_names):
     data = ROOT / "depthmask" / "data"
     expected = {path.relative_to(ROOT).as_posix() for path in data.rglob("*") if path.is_file()}
     assert expected - set(wheel_names) == set()
-    assert {f"depthmask/train/{path.name}" for path in (ROOT / "train").glob("*.txt")} <= set(
-        wheel_names
-    )
+    for folder, pattern in (("train", "*.txt"), ("configs", "*.yaml")):
+        shipped = {f"depthmask/{folder}/{path.name}" for path in (ROOT / folder).glob(pattern)}
+        assert shipped
+        assert shipped <= set(wheel_names)
 
 
 def test_depthmask_is_the_only_top_level_package(wheel_names):
