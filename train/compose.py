@@ -39,6 +39,8 @@ class Assets:
 
     foregrounds: tuple[Cutout, ...]
     backgrounds: tuple[UInt8Array, ...]
+    photos: tuple[UInt8Array, ...] = ()
+    """Photographs with a dominant object: for teachers to label, not to compose upon."""
 
     def __repr__(self) -> str:
         return f"Assets({len(self.foregrounds)} foregrounds, {len(self.backgrounds)} backgrounds)"
@@ -113,7 +115,7 @@ def compose(recipe: StageRecipe, assets: Assets, index: int) -> Sample:
     for depth_m in sorted(depths_m, reverse=True):
         _place(image_HW3, mask_HW, depth_m_HW, stage, float(depth_m), aspect, assets, recipe, rng)
     if recipe.augment:
-        image_HW3 = _degrade(image_HW3, rng)
+        image_HW3 = degrade(image_HW3, rng)
     return Sample(image_HW3, mask_HW, depth_m_HW)
 
 
@@ -279,7 +281,7 @@ def _cast_shadow(
     image_HW3[:] = (image_HW3 * (1 - soft_HW[:, :, None])).astype(np.uint8)
 
 
-def _degrade(image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+def degrade(image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """What cameras do: light and colour, blur, noise, JPEG."""
     table = np.arange(256, dtype=np.float32) / 255
     gamma, gain, offset = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.2), rng.uniform(-0.08, 0.08)
