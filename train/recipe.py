@@ -11,65 +11,76 @@ document:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from depthmask.errors import UsageError
+from depthmask.train.documents import check_ranges
 
 Split = Literal["train", "test", "all"]
 """Which part of the material, by groups of assets that show the same thing."""
 Labels = Literal["stage", "teacher", "none"]
 """Where depth comes from: exactly from the stage, from a teacher network, or nowhere."""
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1, le=10**6)]
+Pixels = Annotated[int, Meta(ge=1, le=4096)]
+Offset = Annotated[int, Meta(ge=0, le=4096)]
 
 
 class _Base(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    seed: int = 0
+    seed: Seed = 0
     split: Split = "train"
-    canvas_px: int = 224
+    canvas_px: Annotated[int, Meta(ge=32, le=4096)] = 224
 
     def __post_init__(self) -> None:
-        if self.canvas_px < 32:
-            raise UsageError(f"canvas_px must be 32 or more, but got {self.canvas_px}")
-        if self.seed < 0:
-            raise UsageError(f"a recipe's seed must be 0 or more, but got {self.seed}")
+        check_ranges(self)
 
 
 class StageRecipe(_Base, frozen=True, kw_only=True, tag="stage"):
     """Random composites; equal recipes over equal assets make equal bytes."""
 
-    max_foregrounds: int = 3
-    empty_share: float = 0.06
+    max_foregrounds: Annotated[int, Meta(ge=1, le=100)] = 3
+    empty_share: Share = 0.06
     """Share of samples without any foreground: hard negatives."""
     augment: bool = True
     """Light, blur, noise, JPEG and colour changes; off gives clean composites."""
     depth: Labels = "stage"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_foregrounds < 1:
-            raise UsageError(f"max_foregrounds must be 1 or more, but got {self.max_foregrounds}")
-        if not 0 <= self.empty_share <= 1:
-            raise UsageError(f"empty_share must be 0 to 1, but got {self.empty_share}")
 
 
 class GridRecipe(_Base, frozen=True, kw_only=True, tag="grid"):
     """Every combination, backgrounds slowest: background, foreground, position, flip.
 
     A foreground's longest side is within `foreground_px`, its left and upper corner within
-    `offset_px`; both are drawn per index.
+    `offset_px` (both inclusive); both are drawn once per background, foreground and position.
     """
 
     split: Split = "all"
-    backgrounds: int = 102
-    foregrounds: int = 104
-    positions: int = 20
-    flips: int = 2
-    foreground_px: tuple[int, int] = (90, 160)
-    offset_px: tuple[int, int] = (0, 64)
+    backgrounds: Count = 102
+    foregrounds: Count = 104
+    positions: Count = 20
+    flips: Annotated[int, Meta(ge=1, le=2)] = 2
+    """2: each composite also with its foreground mirrored."""
+    foreground_px: tuple[Pixels, Pixels] = (90, 160)
+    offset_px: tuple[Offset, Offset] = (0, 64)
     depth: Labels = "stage"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("foreground_px", "offset_px"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise UsageError(f"{name} must be (smallest, largest), but got {low}, {high}")
+        reach_px = self.foreground_px[1] + self.offset_px[1]
+        if reach_px > self.canvas_px:
+            raise UsageError(
+                "the largest foreground_px and offset_px together must be canvas_px or less, so that"
+                f" every foreground is whole, but got {reach_px} and {self.canvas_px}"
+            )
 
     @property
     def count(self) -> int:
@@ -80,17 +91,22 @@ class GridRecipe(_Base, frozen=True, kw_only=True, tag="grid"):
 class RenderRecipe(_Base, frozen=True, kw_only=True, tag="render"):
     """Rooms with textured furniture and cut-outs, seen by a camera of any pose."""
 
-    max_objects: int = 6
+    max_objects: Annotated[int, Meta(ge=1, le=100)] = 6
     augment: bool = True
 
 
 class PhotoRecipe(_Base, frozen=True, kw_only=True, tag="photos"):
     """Random crops of the material's photographs, for teachers to label."""
 
-    smallest_crop: float = 0.6
+    smallest_crop: Annotated[float, Meta(gt=0, le=1)] = 0.6
     """Of the photograph's shorter side."""
     mask: Literal["teacher", "none"] = "teacher"
     depth: Literal["teacher", "none"] = "teacher"
 
 
 Recipe = StageRecipe | GridRecipe | RenderRecipe | PhotoRecipe
+
+
+def count_of(recipe: Recipe) -> int | None:
+    """How many samples a recipe enumerates; None of one that is unending."""
+    return recipe.count if isinstance(recipe, GridRecipe) else None
