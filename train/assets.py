@@ -1,4 +1,4 @@
-"""Training material from Debian packages: photographic cut-outs and backgrounds, with licences.
+"""Training material from Debian packages: cut-outs, backgrounds and photographs, with licences.
 
 Which pictures are used is a reviewed list (`foregrounds_reviewed.txt`, `backgrounds_reviewed.txt`);
 nothing of it ships with depthmask, and each file's licence stands beside it as NAME.EXT.license.
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -40,7 +40,7 @@ _STAMPS_FOLDER = "usr/share/tuxpaint/stamps"
 _VISIBLE_FROM = 8  # an alpha below this does not widen the bounding box
 
 Image = NDArray[np.uint8]
-Role = Literal["foreground", "background"]
+Role = Literal["foreground", "background", "photo"]
 Kind = Literal["scene", "object", "sample"]
 Progress = Callable[[str, int, int], None]
 
@@ -49,8 +49,9 @@ Progress = Callable[[str, int, int], None]
 class Reviewed:
     """A line of a reviewed list: a picture in a package, and the group that it belongs to.
 
-    Only backgrounds of kind `scene` are used: an `object` would teach the mask wrongly, a `sample`
-    is reserved for the samples that ship. `crops` is (columns, rows) of tiles without overlap.
+    As backgrounds only the kind `scene` is used: an `object` would teach the mask wrongly, so it is a
+    photo, for teachers to label; a `sample` is reserved for the samples that ship. `crops` is (columns,
+    rows) of tiles without overlap.
     """
 
     role: Role
@@ -90,6 +91,8 @@ class AssetSummary:
     foreground_groups: int
     backgrounds: int
     background_groups: int
+    photos: int
+    photo_groups: int
     size_bytes: int
     missing: tuple[str, ...]
 
@@ -104,7 +107,8 @@ def fetch_assets(
     """Write the training material into the folder `out`; it appears complete or not at all.
 
     `out/foregrounds/*.png` are RGBA, cropped to what is visible plus 2 px; `out/backgrounds/*.jpg`
-    are RGB with a longest side of 640 px at most. `out/assets.json` lists them (see `Asset`).
+    and `out/photos/*.jpg` (photographs of an object, which cannot be backgrounds) are RGB with a longest
+    side of 640 px at most. `out/assets.json` lists them (see `Asset`).
     Images of one `group` show the same thing: split by group, never by image.
 
     Args:
@@ -144,13 +148,21 @@ def reviewed_stamps() -> list[Reviewed]:
 
 
 def reviewed_photos() -> list[Reviewed]:
-    """The reviewed backgrounds of every kind, in the order of the list."""
+    """The reviewed photographs of every kind, in the order of the list."""
     kinds: dict[str, Kind] = {"scene": "scene", "object": "object", "sample": "sample"}
     photos = []
     for package, path, kind, group, crops in _rows("backgrounds_reviewed.txt"):
         columns, rows = (int(count) for count in crops.split("x"))
-        photos.append(Reviewed("background", package, path, kinds[kind], group, (columns, rows)))
+        role: Role = "photo" if kind == "object" else "background"
+        photos.append(Reviewed(role, package, path, kinds[kind], group, (columns, rows)))
     return photos
+
+
+def used_photos() -> list[Reviewed]:
+    """The reviewed photographs that are training material: nothing that the samples show."""
+    photos = reviewed_photos()
+    shown = {photo.group for photo in photos if photo.kind == "sample"}
+    return [photo for photo in photos if photo.group not in shown]
 
 
 def crop_visible(image_HW4: Image) -> Image:
@@ -208,9 +220,9 @@ def _open_packages(
 def _write_material(
     folder: Path, packages: dict[str, Package], report: Progress
 ) -> tuple[list[Asset], list[str]]:
-    for role in ("foregrounds", "backgrounds"):
-        (folder / role).mkdir()
-    wanted = [*reviewed_stamps(), *(photo for photo in reviewed_photos() if photo.kind == "scene")]
+    for role in get_args(Role):
+        (folder / f"{role}s").mkdir()
+    wanted = [*reviewed_stamps(), *used_photos()]
     library = Library(packages)
     assets: list[Asset] = []
     missing: list[str] = []
@@ -235,7 +247,7 @@ def _write_item(folder: Path, item: Reviewed, source: Source) -> Iterator[Asset]
     columns, rows = item.crops
     for index, tile_HW3 in enumerate(tiles(image_HW3, columns, rows)):
         suffix = f"_{index}" if columns * rows > 1 else ""
-        file = f"backgrounds/{_name(item)}{suffix}.jpg"
+        file = f"{item.role}s/{_name(item)}{suffix}.jpg"
         yield _write_image(folder, file, limit_size(tile_HW3), item, source)
 
 
@@ -296,14 +308,17 @@ def _license_text(path: str, source: Source) -> str:
 
 
 def _summary(out: Path, assets: list[Asset], missing: list[str], size_bytes: int) -> AssetSummary:
-    foregrounds = [asset.group for asset in assets if asset.role == "foreground"]
-    backgrounds = [asset.group for asset in assets if asset.role == "background"]
+    groups: dict[str, list[str]] = {role: [] for role in get_args(Role)}
+    for asset in assets:
+        groups[asset.role].append(asset.group)
     return AssetSummary(
         out=out,
-        foregrounds=len(foregrounds),
-        foreground_groups=len(set(foregrounds)),
-        backgrounds=len(backgrounds),
-        background_groups=len(set(backgrounds)),
+        foregrounds=len(groups["foreground"]),
+        foreground_groups=len(set(groups["foreground"])),
+        backgrounds=len(groups["background"]),
+        background_groups=len(set(groups["background"])),
+        photos=len(groups["photo"]),
+        photo_groups=len(set(groups["photo"])),
         size_bytes=size_bytes,
         missing=tuple(missing),
     )

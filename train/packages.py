@@ -21,6 +21,7 @@ _SPDX = {
     "public-domain": "LicenseRef-public-domain",
     "gpl-2": "GPL-2.0-only",
     "gpl-2+": "GPL-2.0-or-later",
+    "gplv2+": "GPL-2.0-or-later",
     "gpl-3": "GPL-3.0-only",
     "gpl-3+": "GPL-3.0-or-later",
 }

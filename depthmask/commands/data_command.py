@@ -95,6 +95,7 @@ def fetch(out: Path, packages_dir: Path | None, overwrite: bool, as_json: bool) 
     click.echo(
         f"{out}: {summary.foregrounds} foregrounds in {summary.foreground_groups} groups,"
         f" {summary.backgrounds} backgrounds in {summary.background_groups} groups,"
+        f" {summary.photos} photographs in {summary.photo_groups} groups,"
         f" {summary.size_bytes / 1e6:.1f} MB"
     )
     for licence, count in licences.items():

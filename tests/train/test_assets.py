@@ -14,9 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import depthmask
+from depthmask.commands.data_command import command as data_command
 from depthmask.errors import InputError, OutputError, UnavailableError, UsageError
 from depthmask.train import assets, packages
 
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs 
 
 CROW = "animals/birds/crow.png"
 FROG = "animals/amphibians/frog.png"
+TOWER = "/gcompris/src/activities/explore_monuments/resource/france/eiffelTower.webp"
+LIBERTY = "/gcompris/src/activities/categorization/resource/images/monuments/statueOfLiberty.webp"
 FORT = "/gcompris/src/activities/explore_monuments/resource/wonders/colosseum.webp"
 REEF = "/gcompris/src/activities/clickgame/resource/sea3.webp"
 MOUNTAINS = "usr/share/backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg"
@@ -117,6 +121,7 @@ def debs(tmp_path_factory):
         FORT: photo(500, 1000, "WEBP"),
         "/gcompris/src/activities/explore_monuments/resource/README": README.encode(),
         FORT.replace("colosseum.webp", "unreviewed.webp"): photo(10, 10, "WEBP"),
+        TOWER: photo(400, 300, "WEBP"),
     }
     rules = "Files: *\nCopyright: all\nLicense: GPL-3+\n\n"
     rules += "Files: src/activities/clickgame/resource/sea3.jpg\nCopyright: Diver\n"
@@ -124,6 +129,7 @@ def debs(tmp_path_factory):
     rcc = "usr/share/gcompris-qt/rcc"
     files = {
         f"{rcc}/explore_monuments.rcc": write_rcc(monuments),
+        f"{rcc}/categorization.rcc": write_rcc({LIBERTY: photo(40, 30, "WEBP")}),
         f"{rcc}/clickgame.rcc": write_rcc({REEF: photo(60, 80, "WEBP")}, version=1),
     }
     build_deb(folder, "gcompris-qt-data", files, rules)
@@ -159,6 +165,7 @@ def test_writes_what_was_reviewed_and_nothing_else(material):
         "foregrounds/animals_amphibians_frog.png",
         "backgrounds/wonders_colosseum.jpg",
         "backgrounds/resource_sea3.jpg",
+        "photos/france_eiffelTower.jpg",
         *(f"backgrounds/backgrounds_picosdeeuropa_by_Aitzol_Berasategi_{i}.jpg" for i in range(4)),
     }
     written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
@@ -166,6 +173,7 @@ def test_writes_what_was_reviewed_and_nothing_else(material):
     assert written == expected | {"assets.json"}
     assert (summary.foregrounds, summary.foreground_groups) == (2, 2)
     assert (summary.backgrounds, summary.background_groups) == (6, 3)
+    assert (summary.photos, summary.photo_groups) == (1, 1)
     assert summary.out == out
     assert f"usr/share/tuxpaint/stamps/{CROW}" not in summary.missing
     assert "usr/share/tuxpaint/stamps/animals/birds/owl.png" in summary.missing
@@ -358,7 +366,7 @@ def test_the_reviewed_lists_are_sound():
         paths = [(item.package, item.path) for item in items]
         assert len(set(paths)) == len(paths)
     names = [assets._name(item) for item in stamps]
-    names += [assets._name(item) for item in photos if item.kind == "scene"]
+    names += [f"{item.role}/{assets._name(item)}" for item in assets.used_photos()]
     assert len(set(names)) == len(names)
     assert {photo.package for photo in photos} < set(assets.PACKAGES)
 
@@ -369,10 +377,40 @@ def test_what_the_samples_were_made_from_is_never_trained_on():
     photos = assets.reviewed_photos()
     shipped = {p.path.split("/resource/")[-1] for p in photos if p.kind == "sample"}
     assert all(path in text for path in shipped)
-    scenes = [photo for photo in photos if photo.kind == "scene"]
-    assert [photo.path for photo in scenes if photo.path.split("/resource/")[-1] in text] == []
+    used = assets.used_photos()
+    assert {photo.kind for photo in used} == {"scene", "object"}
+    assert [photo.path for photo in used if photo.path.split("/resource/")[-1] in text] == []
     groups = {photo.group for photo in photos if photo.kind == "sample"}
-    assert groups.isdisjoint(photo.group for photo in scenes)
+    assert groups.isdisjoint(photo.group for photo in used)
+
+
+def test_cartoons_drawings_and_graves_are_not_reviewed_material():
+    paths = [item.path.lower() for item in [*assets.reviewed_stamps(), *assets.reviewed_photos()]]
+    unwanted = ("cartoon", "drawing", "grave", "tombstone", "clipart")
+    assert [path for path in paths if any(word in path for word in unwanted)] == []
+    left_out = ("/erase/", "explore_world_animals", "explore_farm_animals")
+    assert [path for path in paths if any(group in path for group in left_out)] == []
+
+
+def test_the_command_without_apt_ends_with_exit_code_4(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(data_command, ["fetch", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, UnavailableError)
+    assert result.exception.exit_code == 4
+
+
+def test_the_command_counts_what_it_wrote(debs, tmp_path):
+    arguments = ["fetch", "--packages-dir", str(debs), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(data_command, arguments, catch_exceptions=False)
+    assert (
+        "2 foregrounds in 2 groups, 6 backgrounds in 3 groups, 1 photographs in 1" in result.output
+    )
+    counts = json.loads(
+        CliRunner()
+        .invoke(data_command, [*arguments, "--overwrite", "--json"], catch_exceptions=False)
+        .stdout
+    )
+    assert (counts["photos"], counts["photo_groups"]) == (1, 1)
 
 
 def test_the_shipped_samples_are_small_and_listed():
