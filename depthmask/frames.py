@@ -86,7 +86,7 @@ def read_image(path: Path | str) -> UInt8Array:
     Raises:
         InputError: the file is missing, empty, cut short, not an image, or not readable.
     """
-    return decode_image(_read_bytes(Path(path)), str(path))
+    return decode_image(read_bytes(Path(path)), str(path))
 
 
 def decode_image(data: bytes, name: str) -> UInt8Array:
@@ -105,7 +105,7 @@ def read_rgba(path: Path) -> UInt8Array:
     Raises:
         InputError: as `read_image`.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     _check_whole(data, str(path))
     bgra_HW4 = _decode_bgra(data, str(path))
     if bgra_HW4 is not None:
@@ -169,7 +169,12 @@ def to_frame(map_HW: FloatArray, height: int, width: int) -> FloatArray:
     return np.asarray(resized, np.float32)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """An image file's bytes.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:

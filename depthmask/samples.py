@@ -6,8 +6,8 @@ A data set is a folder of `NAME.jpg` or `NAME.png` (any of `frames.IMAGE_SUFFIXE
 - `NAME.depth.png`: 16 bit grey, 0 = missing, depth in metres = value * `depth_scale_m` (optional);
 
 and `dataset.json`: {"schema": 1, "depth_scale_m": 0.001, "count": N, ...}. A plain folder of
-photographs, without `dataset.json`, is a data set without labels. Files are read when a sample is
-asked for.
+photographs, without `dataset.json`, is a data set without labels. The same files may be in shards
+(see shards.py). Files are read when a sample is asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import cv2
 import msgspec
@@ -27,13 +27,16 @@ from depthmask.frames import (
     IMAGE_SUFFIXES,
     FloatArray,
     UInt8Array,
+    decode_image,
     decode_stored,
-    read_image,
+    read_bytes,
 )
+from depthmask.shards import Member, ShardedFiles, StoredSample
 
 DATASET_FILE = "dataset.json"
 MASK_SUFFIX = ".mask.png"
 DEPTH_SUFFIX = ".depth.png"
+DepthUnit = Literal["m", "relative"]
 SHIPPED_SAMPLES = Path(__file__).parent / "data" / "samples"
 
 
@@ -43,6 +46,10 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     count: int
     depth_scale_m: float = 0.001
+    depth_unit: DepthUnit = "m"
+    """`relative`: a teacher's depth, right up to a scale (and shift) per image; not in metres."""
+    shard_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Samples per shard, but for the last one; None of loose files."""
 
     def __post_init__(self) -> None:
         if not self.depth_scale_m > 0:
@@ -53,7 +60,8 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
 class LabelledSample:
     """One image (H,W,3) uint8 RGB, with what is known of it.
 
-    mask_HW is uint8, 255 = foreground; depth_m_HW is float32 in metres, NaN = missing.
+    mask_HW is uint8, 255 = foreground; depth_m_HW is float32, NaN = missing, in metres or (see
+    `Samples.depth_unit`) relative.
     """
 
     name: str
@@ -82,20 +90,68 @@ class LabelledSample:
         )
 
 
-class Samples:
-    """A data set: `len(samples)`, `samples[i]`, iteration. Nothing is kept in memory."""
+class Stored(Protocol):
+    """Where samples are stored: loose files or shards."""
 
-    def __init__(self, folder: Path, images: tuple[Path, ...], depth_scale_m: float | None) -> None:
+    def __len__(self) -> int: ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any image has a mask or a depth."""
+
+    def read(self, index: int) -> StoredSample:
+        """Sample `index`, 0 to len - 1, still encoded."""
+
+
+class LooseFiles:
+    """Images in a folder, their labels beside them."""
+
+    def __init__(self, images: tuple[Path, ...]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any image has a mask or a depth."""
+        return any(
+            path.with_name(path.stem + suffix).is_file()
+            for path in self._images
+            for suffix in (MASK_SUFFIX, DEPTH_SUFFIX)
+        )
+
+    def read(self, index: int) -> StoredSample:
+        """Sample `index`, 0 to len - 1, still encoded.
+
+        Raises:
+            InputError: a file cannot be read.
+
+        """
+        path = self._images[index]
+        return StoredSample(
+            path.stem,
+            Member(str(path), read_bytes(path)),
+            _label(path.with_name(path.stem + MASK_SUFFIX)),
+            _label(path.with_name(path.stem + DEPTH_SUFFIX)),
+        )
+
+
+class Samples:
+    """A data set: `len(samples)`, `samples[i]`, iteration. No picture is kept in memory."""
+
+    def __init__(self, folder: Path, stored: Stored, info: DatasetInfo | None) -> None:
         self.folder = folder
         self.name = folder.resolve().name
-        self._images = images
-        self._depth_scale_m = depth_scale_m
+        self._stored = stored
+        self._depth_scale_m = info.depth_scale_m if info else None
+        self.depth_unit: DepthUnit = info.depth_unit if info else "m"
 
     def __repr__(self) -> str:
         return f"Samples({self.name}, {len(self)}{'' if self.labelled else ', without labels'})"
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._stored)
 
     def __iter__(self) -> Iterator[LabelledSample]:
         return (self[index] for index in range(len(self)))
@@ -107,31 +163,22 @@ class Samples:
             InputError: a file is damaged, a label is not of its image's size or of the wrong depth.
             IndexError: there is no such sample.
         """
-        path = self._images[index]
+        stored = self._stored.read(range(len(self))[index])
         return LabelledSample(
-            path.stem,
-            read_image(path),
-            _read_mask(path.with_name(path.stem + MASK_SUFFIX)),
-            _read_depth(path.with_name(path.stem + DEPTH_SUFFIX), self._depth_scale_m),
+            stored.name,
+            decode_image(stored.image.content, stored.image.place),
+            _decode_mask(stored.mask),
+            _decode_depth(stored.depth, self._depth_scale_m),
         )
 
     @property
     def labelled(self) -> bool:
-        """Whether any image has a mask or a depth."""
-        return any(
-            path.with_name(path.stem + suffix).is_file()
-            for path in self._images
-            for suffix in (MASK_SUFFIX, DEPTH_SUFFIX)
-        )
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The image files, in order."""
-        return self._images
+        """Whether any image has a mask or a depth (of shards: any in the first)."""
+        return self._stored.labelled
 
 
 def open_samples(path: Path | str | None = None, *, unfinished: bool = False) -> Samples:
-    """Open a data set folder, sorted by name; by default the shipped labelled one.
+    """Open a data set folder, of shards or of files sorted by name; by default the shipped one.
 
     Raises:
         InputError: the folder is missing, holds no images or fewer than its dataset.json says (but
@@ -146,6 +193,41 @@ def open_samples(path: Path | str | None = None, *, unfinished: bool = False) ->
         raise InputError(f"{folder} must be a data set folder, but it is a file") from None
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}") from error
+    info = _read_info(folder / DATASET_FILE)
+    shards = tuple(path for path in files if _is_shard(path))
+    stored = _sharded(shards, info) if shards else _loose(folder, files)
+    if info is not None and len(stored) < info.count and not unfinished:
+        raise InputError(
+            f"{folder} must hold the {info.count} images that its {DATASET_FILE} names, but it"
+            f" holds {len(stored)}. If it is unfinished, run its `dmx data compose` again"
+        )
+    return Samples(folder, stored, info)
+
+
+def shipped_photos() -> list[Path]:
+    """The photographs, without labels, that ship with depthmask."""
+    return sorted((SHIPPED_SAMPLES / "photos").glob("*.jpg"))
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == ".tar" and not path.name.startswith(".") and path.is_file()
+
+
+def _sharded(shards: tuple[Path, ...], info: DatasetInfo | None) -> Stored:
+    """By our own dataset.json the shards' lengths are known; others are looked into."""
+    if info is None or info.shard_size is None:
+        return ShardedFiles(shards)
+    counts = []
+    for path in shards:
+        number = path.stem.removeprefix("shard-")
+        first = int(number) * info.shard_size if number.isdecimal() else info.count
+        if first >= info.count:
+            raise InputError(f"{path} must be a shard that {DATASET_FILE} counts, but it is not")
+        counts.append(min(info.shard_size, info.count - first))
+    return ShardedFiles(shards, tuple(counts))
+
+
+def _loose(folder: Path, files: list[Path]) -> Stored:
     images = tuple(path for path in files if _is_image(path))
     if not images:
         raise InputError(
@@ -153,18 +235,7 @@ def open_samples(path: Path | str | None = None, *, unfinished: bool = False) ->
             " Try `dmx data compose` to make a data set"
         )
     _check_stems(folder, images)
-    info = _read_info(folder / DATASET_FILE)
-    if info is not None and len(images) < info.count and not unfinished:
-        raise InputError(
-            f"{folder} must hold the {info.count} images that its {DATASET_FILE} names, but it"
-            f" holds {len(images)}. If it is unfinished, run its `dmx data compose` again"
-        )
-    return Samples(folder, images, info.depth_scale_m if info else None)
-
-
-def shipped_photos() -> list[Path]:
-    """The photographs, without labels, that ship with depthmask."""
-    return sorted((SHIPPED_SAMPLES / "photos").glob("*.jpg"))
+    return LooseFiles(images)
 
 
 def _is_image(path: Path) -> bool:
@@ -199,18 +270,29 @@ def _read_info(path: Path) -> DatasetInfo | None:
         raise InputError(f"{path} is damaged or of another version: {error}") from error
 
 
-def _read_mask(path: Path) -> UInt8Array | None:
-    mask_HW = _read_grey(path, np.uint8, "8 bit grey, 255 = foreground")
-    return None if mask_HW is None else mask_HW.astype(np.uint8, copy=False)
-
-
-def _read_depth(path: Path, scale_m: float | None) -> FloatArray | None:
-    values_HW = _read_grey(path, np.uint16, "16 bit grey, 0 = missing")
-    if values_HW is None:
+def _label(path: Path) -> Member | None:
+    """A label's file; None where there is none."""
+    try:
+        return Member(str(path), path.read_bytes())
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _decode_mask(stored: Member | None) -> UInt8Array | None:
+    if stored is None:
+        return None
+    return _decode_grey(stored, np.uint8, "8 bit grey, 255 = foreground")
+
+
+def _decode_depth(stored: Member | None, scale_m: float | None) -> FloatArray | None:
+    if stored is None:
+        return None
+    values_HW = _decode_grey(stored, np.uint16, "16 bit grey, 0 = missing")
     if scale_m is None:
         raise InputError(
-            f"{path} must have a scale, but its folder has no {DATASET_FILE}. Write one:"
+            f"{stored.place} must have a scale, but its folder has no {DATASET_FILE}. Write one:"
             ' {"schema": 1, "depth_scale_m": 0.001, "count": N}'
         )
     depth_m_HW = values_HW.astype(np.float32) * np.float32(scale_m)
@@ -218,24 +300,18 @@ def _read_depth(path: Path, scale_m: float | None) -> FloatArray | None:
     return depth_m_HW
 
 
-def _read_grey(path: Path, dtype: type[Any], wanted: str) -> npt.NDArray[Any] | None:
-    """A grey PNG as stored; None where there is no such file."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+def _decode_grey(stored: Member, dtype: type[Any], wanted: str) -> npt.NDArray[Any]:
+    """A grey PNG as stored."""
     # OpenCV fills in what a short file lacks, so the end marker is looked for.
-    if b"IEND" not in data[-4096:]:
+    if b"IEND" not in stored.content[-4096:]:
         raise InputError(
-            f"{path} must be a whole PNG file ({wanted}), but it cannot be decoded as one"
+            f"{stored.place} must be a whole PNG file ({wanted}), but it cannot be decoded as one"
         )
-    image = decode_stored(data, cv2.IMREAD_UNCHANGED, str(path))
+    image = decode_stored(stored.content, cv2.IMREAD_UNCHANGED, stored.place)
     if image.ndim != 2 or image.dtype != dtype:
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise InputError(
-            f"{path} must be {wanted}, but got {8 * image.dtype.itemsize} bit with {channels}"
-            " channel(s)"
+            f"{stored.place} must be {wanted}, but got {8 * image.dtype.itemsize} bit with"
+            f" {channels} channel(s)"
         )
     return image
