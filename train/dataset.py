@@ -1,85 +1,108 @@
-"""Composites as a torch data set, made on the fly."""
+"""Training samples as a torch data set, and batches of them from worker processes.
+
+Shapes: B batch, H and W the network's size.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from depthmask.errors import OutputError, UnavailableError
-from depthmask.frames import Normalisation, Resolution, resize_weights, to_network
-from depthmask.train.compose import Assets, Cutout, Sample, compose
-from depthmask.train.recipe import StageRecipe
-from depthmask.train.stage import FloatArray
-
-Batch = tuple[Tensor, Tensor, Tensor]
-"""image (B,3,H,W) normalised, mask (B,1,H,W) in [0, 1], depth in metres (B,1,H,W)."""
+from depthmask.errors import UnavailableError
+from depthmask.frames import FloatArray, Normalisation, Resolution, resize_weights, to_network
+from depthmask.train.parking import ParkedAssets, parked
+from depthmask.train.recipe import Recipe
+from depthmask.train.schedule import Draw
+from depthmask.train.sources import RecipeSource, Source, TrainingSample
 
 
-class CompositeDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Sample i of a recipe at a resolution; any index is valid."""
+class Batch(NamedTuple):
+    """Samples at a network's size; a single one has no B."""
 
-    def __init__(
-        self,
-        recipe: StageRecipe,
-        assets: Assets,
-        resolution: Resolution,
-        normalisation: Normalisation,
-    ) -> None:
-        self.recipe = recipe
-        self.assets = assets
-        self.resolution = resolution
+    image_B3HW: Tensor
+    """Normalised."""
+    mask_B1HW: Tensor
+    """In [0, 1]; zeros where it is not known."""
+    mask_known_B: Tensor
+    depth_B1HW: Tensor
+    """NaN = missing."""
+    metric_B: Tensor
+    """Whether the depth is in metres; else its unit is unknown."""
+    number_B: Tensor
+    """The samples' numbers in the training."""
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the samples."""
+        return Batch(*(tensor[rows] for tensor in self))
+
+    def to(self, device: torch.device) -> Batch:
+        """On a device, the image channels-last."""
+        moved = Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        image_B3HW = moved.image_B3HW.contiguous(memory_format=torch.channels_last)
+        return moved._replace(image_B3HW=image_B3HW)
+
+
+class MixedDataset(Dataset[Batch]):
+    """Samples of several sources, by `Draw`: a torch data set, made and read on the fly."""
+
+    def __init__(self, sources: Sequence[Source], normalisation: Normalisation) -> None:
+        self.sources = tuple(sources)
         self.normalisation = normalisation
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        sample = compose(self.recipe, self.assets, index)
-        return sample_tensors(sample, self.resolution, self.normalisation)
+    def __getitem__(self, draw: Draw) -> Batch:
+        sample = self.sources[draw.source].sample(draw.index, draw.number)
+        resolution = Resolution(draw.resolution_px, draw.resolution_px)
+        return sample_tensors(sample, resolution, self.normalisation, draw.number)
 
 
 def sample_tensors(
-    sample: Sample, resolution: Resolution, normalisation: Normalisation
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One sample at a network's size: image (3,H,W), mask (1,H,W), depth_m (1,H,W)."""
+    sample: TrainingSample, resolution: Resolution, normalisation: Normalisation, number: int = 0
+) -> Batch:
+    """One sample at a network's size: image (3,H,W), mask (1,H,W), depth (1,H,W)."""
+    size = (resolution.height, resolution.width)
     image_3HW = to_network(sample.image_HW3[None], resolution, normalisation)[0]
-    mask_HW = _stretch(sample.mask_HW.astype(np.float32) / np.float32(255), resolution)
-    # Depth must not blend across edges, so it takes the nearest sample.
-    rows, columns = (
-        (np.arange(out) + 0.5) * size // out
-        for out, size in zip(
-            (resolution.height, resolution.width), sample.depth_m_HW.shape, strict=True
+    mask_HW = np.zeros(size, np.float32)
+    if sample.mask_HW is not None:
+        mask_HW = _stretch(sample.mask_HW.astype(np.float32) / np.float32(255), resolution)
+    depth_HW = np.full(size, math.nan, np.float32)
+    if sample.depth_HW is not None:
+        # Depth must not blend across edges, so it takes the nearest sample.
+        rows, columns = (
+            ((np.arange(out) + 0.5) * side // out).astype(int)
+            for out, side in zip(size, sample.depth_HW.shape, strict=True)
         )
-    )
-    depth_m_HW = sample.depth_m_HW[np.ix_(rows.astype(int), columns.astype(int))]
-    return (
+        depth_HW = sample.depth_HW[np.ix_(rows, columns)]
+    return Batch(
         torch.from_numpy(image_3HW),
         torch.from_numpy(mask_HW)[None],
-        torch.from_numpy(depth_m_HW)[None],
+        torch.tensor(sample.mask_HW is not None),
+        torch.from_numpy(depth_HW)[None],
+        torch.tensor(sample.metric),
+        torch.tensor(number),
     )
 
 
-def batches(
-    dataset: CompositeDataset, batch_size: int, first_index: int, count: int, workers: int
-) -> Iterator[Batch]:
-    """Batches of consecutive indices: batch k holds first_index + k * batch_size onwards.
+def batches(dataset: MixedDataset, draws: Iterator[list[Draw]], workers: int) -> Iterator[Batch]:
+    """One batch for each list of draws, made by `workers` processes (0: by this one).
 
     Raises:
         OutputError: the folder for temporary files cannot be written.
         UnavailableError: a worker died.
 
     """
-    with _parked(dataset) if workers else nullcontext(dataset) as source:
+    with _for_workers(dataset, workers) as source:
         loader = DataLoader(
             source,
-            batch_sampler=_Consecutive(first_index, batch_size, count),
+            batch_sampler=draws,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_stay_out_of_the_way,
@@ -107,54 +130,29 @@ def batches(
             ) from error
 
 
-class _ParkedDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """A CompositeDataset whose pictures are in one file, mapped on first use.
+class _WorkersDataset(Dataset[Batch]):
+    """A MixedDataset whose recipe's pictures are parked; opened on first use."""
 
-    So it is small when it is sent to a worker, and all workers share one copy. Sending the pictures
-    themselves would block for ever if a worker died while it starts: more than a pipe holds, and
-    the sender keeps the reading end open, too (multiprocessing's spawn).
-    """
+    def __init__(self, dataset: MixedDataset, recipe: Recipe, pictures: ParkedAssets) -> None:
+        self._recipe, self._pictures = recipe, pictures
+        self._others, self._normalisation = dataset.sources[1:], dataset.normalisation
+        self._opened: MixedDataset | None = None
 
-    def __init__(self, dataset: CompositeDataset, file: Path) -> None:
-        self._recipe = dataset.recipe
-        self._resolution, self._normalisation = dataset.resolution, dataset.normalisation
-        cutouts = dataset.assets.foregrounds
-        self._names = [cutout.name for cutout in cutouts]
-        pictures = [cutout.premultiplied_HW4 for cutout in cutouts] + [*dataset.assets.backgrounds]
-        self._shapes = [picture.shape for picture in pictures]
-        self._file = file
-        self._opened: CompositeDataset | None = None
-        with file.open("wb") as stream:
-            for picture in pictures:
-                stream.write(np.ascontiguousarray(picture).tobytes())
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, draw: Draw) -> Batch:
         if self._opened is None:
-            self._opened = self._open()
-        return self._opened[index]
-
-    def _open(self) -> CompositeDataset:
-        flat = np.memmap(self._file, np.uint8, mode="r")
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])
-        parts = np.split(flat, ends[:-1])
-        pictures = [part.reshape(s) for part, s in zip(parts, self._shapes, strict=True)]
-        count = len(self._names)
-        cutouts = map(Cutout, self._names, pictures[:count])
-        assets = Assets(tuple(cutouts), tuple(pictures[count:]))
-        return CompositeDataset(self._recipe, assets, self._resolution, self._normalisation)
+            recipe = RecipeSource(self._recipe, self._pictures.open())
+            self._opened = MixedDataset([recipe, *self._others], self._normalisation)
+        return self._opened[draw]
 
 
 @contextmanager
-def _parked(dataset: CompositeDataset) -> Iterator[_ParkedDataset]:
-    with tempfile.TemporaryDirectory(prefix="depthmask-") as folder:
-        try:
-            parked = _ParkedDataset(dataset, Path(folder) / "pictures")
-        except OSError as error:
-            raise OutputError(
-                f"{folder} must hold the pictures for the workers, but got: {error.strerror}. Try"
-                " --workers 0, or TMPDIR on another disk"
-            ) from error
-        yield parked
+def _for_workers(dataset: MixedDataset, workers: int) -> Iterator[Dataset[Batch]]:
+    recipe = dataset.sources[0]
+    if not workers or not isinstance(recipe, RecipeSource):
+        yield dataset
+        return
+    with parked(recipe.assets) as pictures:
+        yield _WorkersDataset(dataset, recipe.recipe, pictures)
 
 
 @contextmanager
@@ -182,21 +180,6 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-
-
-class _Consecutive(Sampler[list[int]]):
-    def __init__(self, first_index: int, batch_size: int, count: int) -> None:
-        self.first_index = first_index
-        self.batch_size = batch_size
-        self.count = count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self.count):
-            start = self.first_index + batch * self.batch_size
-            yield list(range(start, start + self.batch_size))
-
-    def __len__(self) -> int:
-        return self.count
 
 
 def _stay_out_of_the_way(worker: int) -> None:

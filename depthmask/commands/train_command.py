@@ -1,17 +1,18 @@
-"""`dmx train`: a chain from its assets, resumable."""
+"""`dmx train`: a chain from its assets and data sets, resumable."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from depthmask.commands.data_command import assets_option, check_assets
+from depthmask.commands.data_command import DEFAULT_ASSETS, check_assets
 from depthmask.commands.options import (
     PathType,
+    device_option,
     json_option,
     messages,
     out_option,
@@ -20,101 +21,130 @@ from depthmask.commands.options import (
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
+    from depthmask.presets import ChainSpec
+    from depthmask.train.compose import Assets
     from depthmask.train.config import TrainingConfig
-    from depthmask.train.loop import Report
+    from depthmask.train.loop import Beginning, StepReport
 
-_PLAIN_EVERY_STEPS = 50  # a line where stderr is no terminal
+_PLAIN_EVERY_S = 30.0  # a line where stderr is no terminal
 _RATE_WEIGHT = 0.05  # of the newest step, in the samples per second shown
 
 
 @click.command()
-@assets_option
-@out_option("The run's folder; an unfinished one is gone on with.", required=True)
 @click.option(
-    "--config",
+    "--assets",
     type=PathType(),
-    metavar="FILE",
-    help="Phases, rates and recipe, as configs/lite.json.",
+    help="Cut-outs and backgrounds, by `dmx data fetch`; by default ./assets. Not needed where all"
+    " samples come from --data.",
 )
 @click.option(
-    "--preset",
-    metavar="NAME",
-    help="Replaces the config's; only lite (the default) can be trained so far.",
+    "--data",
+    multiple=True,
+    metavar="PATH[:WEIGHT]",
+    help="A labelled data set, mixed in by the config's data_share; may be repeated.",
+)
+@out_option("The run's folder; an unfinished one is gone on with.", required=True)
+@click.option(
+    "--config", metavar="FILE|NAME", help="A configuration; lite, reference and others ship."
+)
+@click.option("--preset", metavar="NAME", help="Replaces the config's.")
+@click.option(
+    "--mode", metavar="NAME", help="supervised, relevance or distill; replaces the config's."
+)
+@click.option(
+    "--teacher",
+    type=PathType(),
+    help="A checkpoint folder: the chain that teaches in mode distill.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Use so many samples of each finite source, spread evenly; replaces the config's.",
+)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End after so much training; replaces the config's.",
 )
 @click.option(
     "--encoder-weights",
     type=PathType(),
+    multiple=True,
     metavar="FILE",
-    help="Published ImageNet weights of EfficientNet-Lite0, .pth; both networks start from them.",
+    help="Published ImageNet weights, .pth, for the encoders that they fit; may be repeated.",
 )
 @click.option(
     "--checkpoint", type=PathType(), help="Start from the weights of this checkpoint folder."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's and its recipe's.")
+@device_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for training.")
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Processes that compose samples; 0 composes between the steps.",
+    help="Processes that make samples; 0 makes them between the steps.",
 )
 @json_option
 def command(
-    assets: Path,
+    assets: Path | None,
+    data: tuple[str, ...],
     out: Path,
-    config: Path | None,
+    config: str | None,
     preset: str | None,
-    encoder_weights: Path | None,
+    mode: str | None,
+    teacher: Path | None,
+    samples: int | None,
+    hours: float | None,
+    encoder_weights: tuple[Path, ...],
     checkpoint: Path | None,
     seed: int | None,
+    device: str,
     threads: int | None,
     workers: int,
     as_json: bool,
 ) -> None:
-    """Train a chain on composites made on the fly, or go on with an unfinished training.
+    """Train a chain, or go on with an unfinished training.
 
     Ctrl-C finishes the step, saves and stops; the same command goes on from there, and ends with
-    the same weights as if it had not been stopped.
+    the same weights as if it had not been stopped. Several processes, by torchrun, share each batch.
 
     \b
     Example:
-      dmx train --assets assets --config configs/lite.json --encoder-weights lite0.pth --out RUN
+      dmx train --config lite --encoder-weights lite0.pth --out RUN
+      dmx train --config reference --preset hu2019 --samples 2000 --out RUN
+      torchrun --nproc-per-node 2 -m depthmask train --config lite --out RUN
     """
     from depthmask import models
 
     models.require_torch()
-    chosen = _config(config, preset, seed)
-    check_assets(assets)
+    replaced = {"preset": preset, "mode": mode, "samples": samples, "hours": hours}
+    chosen = _config(config, replaced, seed)
 
     import torch
 
-    from depthmask import presets
-    from depthmask.checkpoint import load_checkpoint
-    from depthmask.import_pth import read_pth
-    from depthmask.train.compose import load_assets
+    from depthmask.train.distributed import first_process
     from depthmask.train.loop import train
+    from depthmask.train.sources import open_data
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_assets(assets, chosen.recipe.split)
-    if encoder_weights is not None and checkpoint is not None:
-        raise UsageError(
-            "--encoder-weights and --checkpoint exclude each other, but both were given"
-        )
-    encoder = read_pth(encoder_weights) if encoder_weights else None
-    start = load_checkpoint(checkpoint, presets.preset(chosen.preset)) if checkpoint else None
-    with _progress_bar() as bar:
-        report = _reporter(bar, chosen)
+    data_sets = [open_data(argument) for argument in data]
+    trained_on, held_out = _assets(assets, chosen, bool(data))
+    beginning = _beginning(chosen, encoder_weights, checkpoint, teacher)
+    with _progress_bar(shown=first_process()) as bar:
         try:
-            made = train(
+            result = train(
                 chosen,
-                loaded,
+                trained_on,
                 out,
-                encoder_weights=encoder,
-                start=start,
+                data=data_sets,
+                validation_assets=held_out,
+                beginning=beginning,
                 workers=workers,
-                report=report,
+                device=device,
+                report=_Reporter(bar) if first_process() else lambda _: None,
             )
         except KeyboardInterrupt:
             bar.stop()
@@ -123,31 +153,91 @@ def command(
                 soft_wrap=True,
             )
             raise
+    if not first_process():
+        return
     if as_json:
-        print_json({"checkpoint": str(made), "steps": chosen.steps})
-    else:
-        click.echo(f"{made}: {chosen.preset}, {chosen.steps} steps")
+        print_json(
+            {
+                "checkpoint": str(result.checkpoint),
+                "steps": result.steps,
+                "wait_share": result.wait_share,
+            }
+        )
+        return
+    waited = "" if result.wait_share is None else f", {result.wait_share:.1%} waiting for samples"
+    click.echo(f"{result.checkpoint}: {chosen.preset}, {result.steps} steps{waited}")
 
 
-def _config(path: Path | None, preset: str | None, seed: int | None) -> TrainingConfig:
+def _config(name: str | None, replaced: dict[str, Any], seed: int | None) -> TrainingConfig:
     import msgspec
 
     from depthmask import presets
     from depthmask.train.config import TrainingConfig, read_config
 
-    config = TrainingConfig() if path is None else read_config(path)
-    if preset is not None:
-        config = msgspec.structs.replace(config, preset=preset)
+    config = TrainingConfig() if name is None else read_config(name)
+    given = {key: value for key, value in replaced.items() if value is not None}
     if seed is not None:
-        recipe = msgspec.structs.replace(config.recipe, seed=seed)
-        config = msgspec.structs.replace(config, seed=seed, recipe=recipe)
+        given |= {"seed": seed, "recipe": msgspec.structs.replace(config.recipe, seed=seed)}
+    config = msgspec.structs.replace(config, **given)
     if config.recipe.split == "test":
         raise UsageError("a training's recipe must be of split train or all, but got test")
     presets.preset(config.preset)
     return config
 
 
-def _progress_bar() -> Progress:
+def _assets(
+    folder: Path | None, config: TrainingConfig, has_data: bool
+) -> tuple[Assets | None, Assets | None]:
+    """The pictures to train on, and those of the held-out groups, for the metrics."""
+    from depthmask.train.compose import load_assets, load_material
+    from depthmask.train.recipe import count_of
+
+    if has_data and config.data_share == 1:
+        return None, None
+    folder = folder or DEFAULT_ASSETS
+    check_assets(folder)
+    assets = load_material(config.recipe, folder)
+    if assets.skipped:
+        messages.print(
+            f"left out {len(assets.skipped)} pictures that cannot be used:"
+            f" {'; '.join(str(one) for one in assets.skipped)}",
+            soft_wrap=True,
+        )
+    measured = config.validation_share > 0 and count_of(config.recipe) is None
+    if not measured or config.recipe.split == "all":
+        return assets, None
+    return assets, load_assets(folder, "test")
+
+
+def _beginning(
+    config: TrainingConfig,
+    encoder_weights: tuple[Path, ...],
+    checkpoint: Path | None,
+    teacher: Path | None,
+) -> Beginning:
+    from depthmask import presets
+    from depthmask.checkpoint import load_checkpoint
+    from depthmask.import_pth import read_pth
+    from depthmask.train.loop import Beginning
+
+    if encoder_weights and checkpoint is not None:
+        raise UsageError(
+            "--encoder-weights and --checkpoint exclude each other, but both were given"
+        )
+    if config.mode == "relevance" and not config.adapt_depth and checkpoint is None:
+        raise UsageError(
+            "mode relevance with a depth network that does not learn must start from a trained one."
+            " Try --checkpoint, of a training in mode supervised, or adapt_depth: true"
+        )
+    spec: ChainSpec = presets.preset(config.preset)
+    return Beginning(
+        encoder_weights=tuple(read_pth(path) for path in encoder_weights),
+        start=load_checkpoint(checkpoint, spec) if checkpoint else None,
+        teacher=load_checkpoint(teacher) if teacher else None,
+    )
+
+
+def _progress_bar(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -155,28 +245,31 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
         console=messages,
-        disable=not messages.is_terminal,
+        disable=not (shown and messages.is_terminal),
     )
 
 
-def _reporter(bar: Progress, config: TrainingConfig) -> Report:
-    """Show losses and samples per second, after every step."""
-    task = bar.add_task("training", total=config.steps, figures="")
-    sizes = [phase.batch_size for phase in config.phases for _ in range(phase.steps)]
-    last = time.perf_counter()
-    rate = 0.0
+class _Reporter:
+    """Shows losses and samples per second, after every step."""
 
-    def report(step: int, losses: dict[str, float]) -> None:
-        nonlocal last, rate
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("training", total=None, figures="")
+        self._last = self._told = time.perf_counter()
+        self._rate = 0.0
+
+    def __call__(self, done: StepReport) -> None:
         now = time.perf_counter()
-        newest = sizes[step - 1] / max(now - last, 1e-6)
-        rate, last = (newest if rate == 0 else rate + _RATE_WEIGHT * (newest - rate)), now
-        figures = (
-            f"mask {losses['loss_mask']:.3f}  depth {losses['loss_depth']:.3f}"
-            f"  {rate:.1f} samples/s"
+        newest = done.batch_size / max(now - self._last, 1e-6)
+        self._rate = self._rate + _RATE_WEIGHT * (newest - self._rate) if self._rate else newest
+        self._last = now
+        losses = "  ".join(
+            f"{name.removeprefix('loss_').replace('_', ' ')} {value:.3f}"
+            for name, value in done.losses.items()
+            if name.startswith("loss_")
         )
-        bar.update(task, completed=step, figures=figures)
-        if not messages.is_terminal and step % _PLAIN_EVERY_STEPS == 0:
-            messages.print(f"{step}/{config.steps}  {figures}", soft_wrap=True)
-
-    return report
+        figures = f"{losses}  {self._rate:.1f} samples/s"
+        self._bar.update(self._task, completed=done.step, total=done.steps, figures=figures)
+        if not messages.is_terminal and now - self._told > _PLAIN_EVERY_S:
+            self._told = now
+            messages.print(f"{done.step}/{done.steps}  {figures}", soft_wrap=True)
