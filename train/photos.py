@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import Assets, Sample
+from depthmask.errors import InputError
+from depthmask.train.compose import check_labels
+from depthmask.train.material import Assets, Sample
 from depthmask.train.recipe import PhotoRecipe
 from depthmask.train.teacher import Teachers
 
@@ -32,7 +33,7 @@ def photo(
 
     """
     teachers = teachers or Teachers()
-    check_teachers(recipe, teachers)
+    check_labels(recipe, teachers)
     rng = np.random.default_rng([recipe.seed, index])
     crop_HW3 = _crop(assets, recipe.smallest_crop, rng)
     mask_HW = depth_HW = None
@@ -43,21 +44,6 @@ def photo(
         depth_HW = _to_canvas(teachers.depth(crop_HW3), recipe.canvas_px)
     image_HW3 = np.asarray(_to_canvas(crop_HW3, recipe.canvas_px), np.uint8)
     return Sample(image_HW3, mask_HW, depth_HW)
-
-
-def check_teachers(recipe: PhotoRecipe, teachers: Teachers) -> None:
-    """Say which teacher is missing, before any work is done.
-
-    Raises:
-        UsageError: the recipe wants a teacher that is not there.
-
-    """
-    for label in ("mask", "depth"):
-        if getattr(recipe, label) == "teacher" and getattr(teachers, label) is None:
-            raise UsageError(
-                f"a recipe of photos with {label}: teacher must have a teacher of {label}, but got"
-                f" none. Try `dmx data fetch --networks` for one, or {label}: none in the recipe"
-            )
 
 
 def _crop(assets: Assets, smallest: float, rng: np.random.Generator) -> UInt8Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import Assets
+from depthmask.train.material import Assets
 from depthmask.train.photos import photo
 from depthmask.train.recipe import PhotoRecipe
 from depthmask.train.teacher import Teachers
@@ -80,9 +80,9 @@ def test_labels_that_are_not_wanted_are_none():
 
 
 def test_a_missing_teacher_or_no_photographs_are_errors():
-    with pytest.raises(UsageError, match=r"must have a teacher of mask, but got none\. Try"):
+    with pytest.raises(UsageError, match=r"mask: teacher must have a teacher, but got none\. Try"):
         photo(RECIPE, ASSETS, 0, Teachers(depth=Red()))
-    with pytest.raises(UsageError, match="must have a teacher of depth"):
+    with pytest.raises(UsageError, match="depth: teacher must have a teacher"):
         photo(PhotoRecipe(mask="none"), ASSETS, 0)
     with pytest.raises(InputError, match=r"must be photographs .* Try `dmx data fetch`"):
         photo(RECIPE, Assets((), ()), 0, Teachers(Red(), Red()))
