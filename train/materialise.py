@@ -1,31 +1,45 @@
-"""A data set as files: NAME.jpg, NAME.mask.png, NAME.depth.png and dataset.json in a folder.
+"""A data set as files: tar shards (or loose files) and dataset.json in a folder.
 
-Sample i is a pure function, so the folder itself is all the state there is: the samples whose image
-is there are done. Each file appears whole or not at all, and an image after its mask and depth.
+Sample i is a pure function, so the folder itself is all the state there is: what exists is complete,
+and the same call makes the rest, with any number of worker processes. Bytes do not depend on how
+often it was stopped or on who made what.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from depthmask.atomic import check_target, new_folder, write_file
-from depthmask.errors import InputError, OutputError, UsageError
-from depthmask.frames import FloatArray
-from depthmask.samples import DATASET_FILE, DatasetInfo, LabelledSample, open_samples
-from depthmask.train.compose import Assets, Sample, compose
-from depthmask.train.recipe import StageRecipe
+from depthmask.atomic import check_target, new_folder
+from depthmask.errors import DepthmaskError, InputError, OutputError, UsageError
+from depthmask.samples import DATASET_FILE, DatasetInfo
+from depthmask.train.compose import check_labels
+from depthmask.train.encoding import depth_scale, depth_unit
+from depthmask.train.material import Assets
+from depthmask.train.parking import parked
+from depthmask.train.recipe import Recipe, count_of
+from depthmask.train.shards import Format, Job
+from depthmask.train.workers import make_blocks
 
-DEPTH_SCALE_M = 0.001
-JPEG_QUALITY = 92
+if TYPE_CHECKING:
+    from depthmask.train.teacher import Teachers
+
+SHARD_SIZE = 1000
+_PROBES = 8
+_SPARE_SHARE = 1.1
+_OVERHEAD_BYTES = 1024
+"""Of each file: a tar header and padding, or a file system's last block."""
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and of how many."""
@@ -34,9 +48,10 @@ Progress = Callable[[int, int], None]
 class ComposedInfo(DatasetInfo, frozen=True, kw_only=True):
     """Our dataset.json; written first, so that an unfinished folder knows what it is."""
 
-    recipe: StageRecipe
+    recipe: Recipe
     assets_sha256: str
     """Of the decoded pictures: resuming with others would mix two data sets."""
+    teachers_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,120 +64,139 @@ class MaterialiseResult:
 
 
 def materialise(
-    recipe: StageRecipe,
+    recipe: Recipe,
     assets: Assets,
     out: Path,
-    count: int,
+    count: int | None = None,
     *,
+    teachers: Teachers | None = None,
+    form: Format = "shards",
+    shard_size: int = SHARD_SIZE,
+    workers: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> MaterialiseResult:
     """Write samples 0 to `count` - 1 of a recipe, or go on where an earlier call was stopped.
 
-    The bytes do not depend on how often it was. Images are (canvas_px, canvas_px) JPEG, masks 8 bit
-    (255 is foreground), depths 16 bit in millimetres (0 would be missing; composites have none).
+    Images are (canvas_px, canvas_px) JPEG, masks 8 bit (255 is foreground), depths 16 bit (0 is
+    missing) in millimetres or, a teacher's, relative to the image's largest.
+
+    Args:
+        recipe: What to make.
+        assets: Its material, by `load_material`.
+        out: The folder.
+        count: Samples; all of a recipe that has an end.
+        teachers: Networks that label, where the recipe wants them.
+        form: `shards` or loose `files`.
+        shard_size: Samples per shard.
+        workers: Processes; 1 works in this one.
+        overwrite: Replace what `out` holds, if depthmask made it.
+        progress: Called now and then.
 
     Raises:
-        UsageError: `out` holds another data set or anything else and `overwrite` is off; or `count`
-            is below 1.
-        InputError: `out` holds a damaged dataset.json.
-        OutputError: `out` cannot be written.
+        UsageError: `out` holds another data set or anything else and `overwrite` is off; `count`,
+            `shard_size` or `workers` is out of range; another process is writing there; or a
+            teacher is missing.
+        InputError: `out` holds a damaged dataset.json, or a label is bad.
+        OutputError: `out` cannot be written, or the disk is too small. What is there is kept.
+        UnavailableError: a worker died, or a package is missing.
 
     """
-    if count < 1:
-        raise UsageError(f"a data set must have 1 sample or more, but got {count}. Try --limit 100")
-    wanted = ComposedInfo(
+    count = _checked_count(recipe, count)
+    if shard_size < 1 or workers < 1:
+        raise UsageError(
+            f"shard_size and workers must be 1 or more, but got {shard_size} and {workers}"
+        )
+    check_labels(recipe, teachers)
+    job = Job(recipe, teachers, out, count, form, shard_size)
+    unit = depth_unit(recipe)
+    info = ComposedInfo(
         count=count,
-        depth_scale_m=DEPTH_SCALE_M,
+        depth_scale_m=depth_scale(unit),
+        depth_unit=unit,
+        shard_size=shard_size if form == "shards" else None,
         recipe=recipe,
         assets_sha256=assets_digest(assets),
+        teachers_sha256=teachers.digest if teachers else None,
     )
-    _open_folder(out, wanted, overwrite=overwrite)
-    report = progress or (lambda done, total: None)
-    made = 0
-    try:
-        for index in range(count):
-            if not (out / f"{sample_name(index)}.jpg").exists():
-                _write_sample(out, sample_name(index), compose(recipe, assets, index))
-                made += 1
-            report(index + 1, count)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
-    return MaterialiseResult(out, count, made)
-
-
-def sample_name(index: int) -> str:
-    """The files of sample `index` begin with this."""
-    return f"{index:06d}"
+    goes_on = _goes_on(out, info, overwrite=overwrite)
+    to_make = sum(map(job.missing, range(job.blocks))) if goes_on else count
+    _check_space(job, assets, to_make)
+    if not goes_on:
+        _new_data_set(out, info)
+    with _alone(out):
+        job.remove_leftovers()
+        try:
+            _make(job, assets, workers, to_make, progress or (lambda done, total: None))
+        finally:
+            job.remove_leftovers()
+    return MaterialiseResult(out, count, to_make)
 
 
 def assets_digest(assets: Assets) -> str:
     """One sha256 over all decoded pictures, in their order."""
     digest = hashlib.sha256()
     cutouts = [cutout.premultiplied_HW4 for cutout in assets.foregrounds]
-    for picture in itertools.chain(cutouts, assets.backgrounds):
+    for picture in itertools.chain(cutouts, assets.backgrounds, assets.photos):
         digest.update(repr(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
     return digest.hexdigest()
 
 
-def contact_sheet(folder: Path, columns: int = 4, rows: int = 6) -> npt.NDArray[np.uint8]:
-    """The first samples of a data set side by side: image, mask, depth; (H,W,3) uint8 RGB.
+def _make(job: Job, assets: Assets, workers: int, to_make: int, progress: Progress) -> None:
+    made = itertools.count(job.count - to_make + 1)
+    blocks = (block for block in range(job.blocks) if job.missing(block))
 
-    Depth is shown near bright, far dark, on one logarithmic scale; what is not known is black. The
-    data set may be unfinished.
+    def tick() -> None:
+        progress(next(made), job.count)
 
-    Raises:
-        InputError: the folder has no labelled samples, or one is damaged.
-
-    """
-    samples = open_samples(folder, unfinished=True)
-    if not samples.labelled:
-        raise InputError(
-            f"{folder} must hold labelled samples, but got none. Try `dmx data compose"
-            f" --out {folder}`"
-        )
-    cells = [_cell(sample) for sample in itertools.islice(samples, columns * rows)]
-    height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
-    sheet_rows = -(-len(cells) // columns)
-    sheet_HW3 = np.full((sheet_rows * height, min(columns, len(cells)) * width, 3), 255, np.uint8)
-    for number, cell in enumerate(cells):
-        top, left = number // columns * height, number % columns * width
-        sheet_HW3[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-    return sheet_HW3
-
-
-def write_contact_sheet(folder: Path, out: Path) -> None:
-    """Write `contact_sheet` as a PNG file, replacing what is there.
-
-    Raises:
-        InputError: as `contact_sheet`.
-        OutputError: it cannot be written.
-
-    """
-    content = _encode(".png", np.ascontiguousarray(contact_sheet(folder)[:, :, ::-1]))
+    progress(job.count - to_make, job.count)
+    workers = min(workers, job.blocks)
+    if workers > 1 and to_make:
+        with parked(assets) as pictures:
+            make_blocks(job, pictures, blocks, workers, tick)
+        return
+    cv2_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # at these sizes a second thread only waits
     try:
-        write_file(out, content)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+        for block in blocks:
+            job.make(assets, block, tick)
+    finally:
+        cv2.setNumThreads(cv2_threads)
 
 
-def _open_folder(out: Path, wanted: ComposedInfo, *, overwrite: bool) -> None:
-    """Leave `out` with `wanted` in it: new, or the same as before with what it has got."""
+def _checked_count(recipe: Recipe, count: int | None) -> int:
+    largest = count_of(recipe)
+    if count is None:
+        count = largest
+    if count is None or count < 1:
+        found = "no number of" if count is None else count
+        raise UsageError(f"a data set must have 1 sample or more, but got {found}. Try --limit 100")
+    if largest is not None and count > largest:
+        raise UsageError(
+            f"the recipe must have the {count} samples of --limit, but it has {largest}. Try without"
+            " --limit"
+        )
+    return count
+
+
+def _goes_on(out: Path, wanted: ComposedInfo, *, overwrite: bool) -> bool:
+    """Whether `out` holds the same data set, to go on with; False where it is to be new."""
     if out.is_dir() and not overwrite and (out / DATASET_FILE).exists():
         _check_same(_read_info(out / DATASET_FILE), wanted, out)
-        for leftover in out.glob(".[0-9]*"):  # of a write that was killed
-            leftover.unlink(missing_ok=True)
-        return
+        return True
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise UsageError(
             f"{out} must be a new folder or an unfinished data set, but it has files and no"
             f" {DATASET_FILE}. Try --overwrite or another --out"
         )
-    replaces = out.is_dir()  # an empty one, or --overwrite
-    check_target(out, overwrite=replaces)
-    with new_folder(out, overwrite=replaces) as temporary:
-        document = msgspec.json.format(msgspec.json.encode(wanted), indent=2)
+    check_target(out, overwrite=out.is_dir())  # an empty one, or --overwrite
+    return False
+
+
+def _new_data_set(out: Path, info: ComposedInfo) -> None:
+    with new_folder(out, overwrite=out.is_dir()) as temporary:
+        document = msgspec.json.format(msgspec.json.encode(info), indent=2)
         (temporary / DATASET_FILE).write_bytes(document + b"\n")
 
 
@@ -171,7 +205,7 @@ def _read_info(path: Path) -> ComposedInfo:
         return msgspec.json.decode(path.read_bytes(), type=ComposedInfo)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, DepthmaskError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path} must describe a data set of `dmx data compose`, but got: {error}. Try"
             " --overwrite"
@@ -180,43 +214,48 @@ def _read_info(path: Path) -> ComposedInfo:
 
 def _check_same(found: ComposedInfo, wanted: ComposedInfo, out: Path) -> None:
     differing = [
-        name for name in wanted.__struct_fields__ if getattr(found, name) != getattr(wanted, name)
+        name.removesuffix("_sha256")
+        for name in wanted.__struct_fields__
+        if getattr(found, name) != getattr(wanted, name)
     ]
     if differing:
-        shown = ", ".join("assets" if name == "assets_sha256" else name for name in differing)
         raise UsageError(
             f"{out} must be a new folder or hold the same data set, but it holds one of another"
-            f" {shown}. Try --overwrite or another --out"
+            f" {', '.join(differing)}. Try --overwrite or another --out"
         )
 
 
-def _write_sample(out: Path, name: str, sample: Sample) -> None:
-    depth_mm_HW = np.clip(np.rint(sample.depth_m_HW / DEPTH_SCALE_M), 1, 65535).astype(np.uint16)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    bgr_HW3 = np.ascontiguousarray(sample.image_HW3[:, :, ::-1])
-    write_file(out / f"{name}.mask.png", _encode(".png", sample.mask_HW))
-    write_file(out / f"{name}.depth.png", _encode(".png", depth_mm_HW))
-    write_file(out / f"{name}.jpg", _encode(".jpg", bgr_HW3, quality))
+def _check_space(job: Job, assets: Assets, to_make: int) -> None:
+    """Refuse what will not fit, by the size of a few samples."""
+    if not to_make:
+        return
+    probes = np.unique(np.linspace(0, job.count - 1, _PROBES).astype(int)).tolist()
+    files = [job.encode(assets, index) for index in probes]
+    sizes = [len(content) + _OVERHEAD_BYTES for sample in files for content in sample.values()]
+    needed_bytes = _SPARE_SHARE * to_make * sum(sizes) / len(probes)
+    parent = job.out.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free_bytes = shutil.disk_usage(parent).free
+    if needed_bytes > free_bytes:
+        raise OutputError(
+            f"{job.out} must have room for {to_make} samples, about {_shown(needed_bytes)}, but the"
+            f" disk has {_shown(free_bytes)} free. Try a smaller --limit, or --out on another disk"
+        )
 
 
-def _encode(
-    suffix: str,
-    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
-    options: list[int] | None = None,
-) -> bytes:
-    return cv2.imencode(suffix, image, options or [])[1].tobytes()
+def _shown(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
 
 
-def _cell(sample: LabelledSample) -> npt.NDArray[np.uint8]:
-    """Image, mask and depth of one sample side by side."""
-    unknown_HW = np.zeros(sample.image_HW3.shape[:2], np.uint8)
-    mask_HW = unknown_HW if sample.mask_HW is None else sample.mask_HW
-    shown_HW = unknown_HW if sample.depth_m_HW is None else _nearness(sample.depth_m_HW)
-    labels_2HW3 = [np.repeat(map_HW[:, :, None], 3, axis=2) for map_HW in (mask_HW, shown_HW)]
-    return np.hstack([sample.image_HW3, *labels_2HW3])
-
-
-def _nearness(depth_m_HW: FloatArray) -> npt.NDArray[np.uint8]:
-    """Half a metre is 255, 20 metres and what is missing are 0."""
-    nearness_HW = 1 - np.log(np.nan_to_num(depth_m_HW, nan=20.0) / 0.5) / np.log(20 / 0.5)
-    return np.asarray(255 * np.clip(nearness_HW, 0, 1), np.uint8)
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Let no second process write into the same data set."""
+    with (out / DATASET_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{out} must be written by one command at a time, but another one is at it"
+            ) from None
+        yield

@@ -1,0 +1,173 @@
+"""`dmx data compose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+from rich.progress import MofNCompleteColumn, Progress
+
+from depthmask.commands.options import (
+    json_option,
+    messages,
+    out_option,
+    overwrite_option,
+    print_json,
+)
+from depthmask.commands.recipe_options import (
+    assets_option,
+    check_assets,
+    chosen_recipe,
+    depth_option,
+    mask_teacher_option,
+    open_teachers,
+    recipe_option,
+)
+from depthmask.errors import InputError
+
+if TYPE_CHECKING:
+    from depthmask.train.compose import SkippedAsset
+
+
+@click.command()
+@assets_option
+@out_option("The folder for the data set.", required=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Number of samples.  [default: all of a grid, else 1000]",
+)
+@recipe_option
+@click.option("--seed", type=click.IntRange(min=0), help="Of everything random.  [default: 0]")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test", "all"]),
+    help="Which part of the material, by groups of the same thing.  [default: the recipe's]",
+)
+@click.option("--size", type=click.IntRange(32, 4096), metavar="PX", help="[default: 224]")
+@click.option("--no-augment", is_flag=True, help="Clean composites: no light, blur, noise, JPEG.")
+@depth_option
+@mask_teacher_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["shards", "files"]),
+    default="shards",
+    show_default=True,
+    help="WebDataset tar shards, or loose files.",
+)
+@click.option(
+    "--shard-size",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Samples per shard.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes, one shard at a time each; the bytes do not depend on it.",
+)
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
+@overwrite_option
+@json_option
+def compose(
+    assets: Path,
+    out: Path,
+    limit: int | None,
+    recipe: Path | None,
+    seed: int | None,
+    split: str | None,
+    size: int | None,
+    no_augment: bool,
+    depth: str | None,
+    mask_teacher: str | None,
+    form: Literal["shards", "files"],
+    shard_size: int,
+    workers: int,
+    strict: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Compose a data set: images with masks and depths.
+
+    Samples: NAME.jpg, NAME.mask.png (255 is foreground), NAME.depth.png (16 bit, millimetres) and
+    NAME.json, in tar shards beside dataset.json. Interrupted or killed, the same command goes on; its
+    bytes are the same as in one go, with any number of workers.
+
+    The recipe comes from the options, or from FILE, whose fields the options replace. Pictures of the
+    material that cannot be used are left out and named, and the command ends with exit code 3.
+
+    \b
+    Example:
+      dmx data compose --limit 2000 --out DATA
+      dmx data compose --recipe reference --workers 2 --out REFERENCE
+      dmx data compose --assets assets --split test --seed 1 --limit 200 --out TEST
+    """
+    from depthmask.train.compose import load_material
+    from depthmask.train.materialise import materialise
+    from depthmask.train.recipe import count_of
+
+    chosen = chosen_recipe(
+        recipe, depth, seed=seed, split=split, canvas_px=size, augment=False if no_augment else None
+    )
+    teachers = open_teachers(chosen, depth, mask_teacher)
+    check_assets(assets)
+    loaded = load_material(chosen, assets, strict=strict)
+    with Progress(
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    ) as bar:
+        task = bar.add_task("composing", total=None)
+        try:
+            result = materialise(
+                chosen,
+                loaded,
+                out,
+                limit or count_of(chosen) or 1000,
+                teachers=teachers,
+                form=form,
+                shard_size=shard_size,
+                workers=workers,
+                overwrite=overwrite,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            messages.print(
+                f"stopped; what is in {out} is kept. The same command goes on (without --overwrite)",
+                soft_wrap=True,
+            )
+            raise
+    if as_json:
+        skipped = [str(one.file) for one in loaded.skipped]
+        report = {"out": str(out), "count": result.count, "made": result.made, "skipped": skipped}
+        print_json(report)
+    else:
+        click.echo(f"{out}: {result.count} samples, {result.made} of them made now")
+    _report_skipped(loaded.skipped)
+
+
+def _report_skipped(skipped: tuple[SkippedAsset, ...]) -> None:
+    """Name what was left out.
+
+    Raises:
+        InputError: there is something.
+
+    """
+    if not skipped:
+        return
+    for one in skipped:
+        messages.print(f"left out: {one.reason}", soft_wrap=True, markup=False)
+    names = ", ".join(one.file.name for one in skipped[:3])
+    more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    raise InputError(
+        f"every picture of the material must be usable, but {len(skipped)} are not and were left out"
+        f" ({names}{more}); the data set is complete without them. Try --strict to stop at the first"
+    )
