@@ -132,7 +132,7 @@ class Run:
         self.seconds = 0.0
         self.best = -math.inf
         self._saved_at = time.monotonic()
-        self._origin = {**material.digests, **beginning.digests(), "processes": str(group.count)}
+        self._origin = {**material.digests, **beginning.digests(), "number of processes": str(group.count)}
         _require_equal_parts(config, group)
         self.learner = Learner(
             config,
