@@ -181,7 +181,8 @@ def grid_statistics(recipe: GridRecipe) -> GridStatistics:
     drawn: dict[str, list[tuple[int, int, int]]] = {}
     for start in range(0, recipe.count, _CHUNK):
         chosen = placements(recipe, np.arange(start, min(start + _CHUNK, recipe.count)))
-        seen[chosen.background, chosen.foreground, chosen.position, chosen.flip] += 1
+        combination = (chosen.background, chosen.foreground, chosen.position, chosen.flip)
+        np.add.at(seen, combination, 1)
         for name in ("longest_px", "left_px", "top_px"):
             values: npt.NDArray[np.int64] = getattr(chosen, name)
             part = (int(values.min()), int(values.max()), int(values.sum()))

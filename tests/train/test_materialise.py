@@ -1,16 +1,31 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
 
-from depthmask.errors import InputError, OutputError, UsageError
+from depthmask.errors import InputError, OutputError, UnavailableError, UsageError
+from depthmask.samples import open_samples
+from depthmask.train import materialise as materialise_module
+from depthmask.train import shards as shards_module
 from depthmask.train.compose import Assets, compose
-from depthmask.train.materialise import contact_sheet, materialise, write_contact_sheet
+from depthmask.train.materialise import materialise
+from depthmask.train.parking import parked
+from depthmask.train.recipe import GridRecipe, StageRecipe
+from depthmask.train.shards import shard_name
+from depthmask.train.workers import make_blocks
 
 
 def digests(folder):
@@ -34,11 +49,37 @@ def stop_after(samples):
 
 @pytest.fixture(scope="module")
 def whole(assets, tmp_path_factory):
-    from depthmask.train.recipe import StageRecipe
-
+    """Loose files."""
     out = tmp_path_factory.mktemp("whole") / "data"
-    materialise(StageRecipe(seed=3, canvas_px=64), assets, out, 5)
+    materialise(StageRecipe(seed=3, canvas_px=64), assets, out, 5, form="files")
     return out
+
+
+@pytest.fixture(scope="module")
+def shards(assets, tmp_path_factory):
+    """Five samples in three shards."""
+    out = tmp_path_factory.mktemp("shards") / "data"
+    materialise(StageRecipe(seed=3, canvas_px=64), assets, out, 5, shard_size=2)
+    return out
+
+
+@pytest.fixture
+def grid():
+    return GridRecipe(
+        canvas_px=64,
+        backgrounds=2,
+        foregrounds=2,
+        positions=2,
+        foreground_px=(20, 40),
+        offset_px=(0, 9),
+    )
+
+
+def same(first, second):
+    return all(
+        np.array_equal(getattr(first, name), getattr(second, name), equal_nan=name != "mask_HW")
+        for name in ("image_HW3", "mask_HW", "depth_m_HW")
+    )
 
 
 def test_the_folder_holds_what_compose_makes(whole, recipe, assets):
@@ -69,10 +110,10 @@ def test_however_often_interrupted_it_has_the_same_bytes(whole, recipe, assets, 
     out = tmp_path / "data"
     for samples in (1, 3):
         with pytest.raises(StoppedError):
-            materialise(recipe, assets, out, 5, progress=stop_after(samples))
+            materialise(recipe, assets, out, 5, form="files", progress=stop_after(samples))
     first = (out / "000000.jpg").stat()
     (out / ".000003.jpg.abc").write_bytes(b"left by a kill")
-    result = materialise(recipe, assets, out, 5)
+    result = materialise(recipe, assets, out, 5, form="files")
     assert (result.count, result.made) == (5, 2)
     assert (out / "000000.jpg").stat().st_ino == first.st_ino
     assert digests(out) == digests(whole)
@@ -80,10 +121,10 @@ def test_however_often_interrupted_it_has_the_same_bytes(whole, recipe, assets, 
 
 def test_a_sample_without_its_image_is_made_again(whole, recipe, assets, tmp_path):
     out = tmp_path / "data"
-    materialise(recipe, assets, out, 5)
+    materialise(recipe, assets, out, 5, form="files")
     (out / "000002.jpg").unlink()
     (out / "000002.mask.png").write_bytes(b"half")
-    assert materialise(recipe, assets, out, 5).made == 1
+    assert materialise(recipe, assets, out, 5, form="files").made == 1
     assert digests(out) == digests(whole)
 
 
@@ -137,36 +178,243 @@ def test_a_data_set_has_a_sample(recipe, assets, tmp_path):
         materialise(recipe, assets, tmp_path / "data", 0)
 
 
-def test_the_contact_sheet_shows_image_mask_and_depth(whole, recipe, assets):
-    sheet_HW3 = contact_sheet(whole, columns=2)
-    assert sheet_HW3.shape == (3 * 64, 2 * 3 * 64, 3)
-    np.testing.assert_array_equal(sheet_HW3[:64, 64:128, 0], compose(recipe, assets, 0).mask_HW)
+def test_shards_hold_the_same_samples_as_loose_files(shards, whole):
+    assert sorted(path.name for path in shards.iterdir()) == [
+        "dataset.json",
+        *(shard_name(number) for number in range(3)),
+    ]
+    in_shards, loose = open_samples(shards), open_samples(whole)
+    assert len(in_shards) == len(loose) == 5
+    for index in (3, 0, 4, -1, 2, 1):
+        assert in_shards[index].name == loose[index].name
+        assert same(in_shards[index], loose[index])
 
 
-def test_a_contact_sheet_reads_as_data_sets_are_read(tmp_path):
-    """PNG images, their own scale, missing labels, fewer samples than promised."""
-    black_HW3 = np.zeros((4, 5, 3), np.uint8)
-    for name in ("a", "b"):
-        cv2.imwrite(str(tmp_path / f"{name}.png"), black_HW3)
-    cv2.imwrite(str(tmp_path / "a.mask.png"), black_HW3[:, :, 0])
-    depth_HW = np.full((4, 5), 5, np.uint16)
-    depth_HW[0, 0] = 0
-    cv2.imwrite(str(tmp_path / "a.depth.png"), depth_HW)
-    (tmp_path / "dataset.json").write_text('{"schema": 1, "count": 3, "depth_scale_m": 0.1}')
-    sheet_HW3 = contact_sheet(tmp_path)
-    assert sheet_HW3.shape == (4, 2 * 3 * 5, 3)
-    assert (sheet_HW3[0, 10].tolist(), sheet_HW3[1, 10].tolist()) == ([0] * 3, [255] * 3)
-    assert not sheet_HW3[:, 15:].any()
+def test_a_member_of_a_shard_says_nothing_of_the_machine_that_wrote_it(shards):
+    with tarfile.open(shards / shard_name(1)) as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members[:4]] == [
+            f"000002.{suffix}" for suffix in ("depth.png", "jpg", "json", "mask.png")
+        ]
+        assert json.load(archive.extractfile("000003.json")) == {"index": 3}
+    for member in members:
+        assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (
+            0,
+            0,
+            0,
+            "",
+            0o644,
+        )
 
 
-def test_a_contact_sheet_that_cannot_be_written_is_an_output_error(whole, tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_contact_sheet(whole, tmp_path / "none" / "sheet.png")
+def test_a_grid_is_materialised_to_its_end_and_says_what_samples_are_made_of(
+    grid, assets, tmp_path
+):
+    result = materialise(grid, assets, tmp_path / "data")
+    assert result.count == 16
+    with tarfile.open(tmp_path / "data" / shard_name(0)) as archive:
+        made_of = json.load(archive.extractfile("000013.json"))
+    wanted = {"index": 13, "background": 1, "foreground": 1, "position": 0, "flip": 1}
+    assert wanted.items() <= made_of.items()
+    with pytest.raises(UsageError, match=r"the 17 samples .* but it has 16"):
+        materialise(grid, assets, tmp_path / "more", 17)
 
 
-def test_a_contact_sheet_of_nothing_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="it holds none"):
-        contact_sheet(tmp_path)
-    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((4, 5, 3), np.uint8))
-    with pytest.raises(InputError, match="labelled samples"):
-        contact_sheet(tmp_path)
+def test_a_recipe_without_end_needs_a_count(recipe, assets, tmp_path):
+    with pytest.raises(UsageError, match=r"no number of\. Try --limit"):
+        materialise(recipe, assets, tmp_path / "data")
+
+
+@pytest.mark.parametrize("form", ["shards", "files"])
+def test_workers_make_the_same_bytes_in_any_order(recipe, assets, tmp_path, form, shards, whole):
+    seen = []
+    result = materialise(
+        recipe,
+        assets,
+        tmp_path / "data",
+        5,
+        form=form,
+        shard_size=2,
+        workers=2,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert result.made == 5
+    assert seen == [(done, 5) for done in range(6)]
+    assert digests(tmp_path / "data") == digests(shards if form == "shards" else whole)
+
+
+def test_a_shard_that_is_there_is_not_made_again(recipe, assets, tmp_path, shards):
+    out = tmp_path / "data"
+    with pytest.raises(StoppedError):
+        materialise(recipe, assets, out, 5, shard_size=2, progress=stop_after(3))
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", shard_name(0)]
+    assert len(open_samples(out, unfinished=True)) == 2
+    with pytest.raises(InputError, match="run its `dmx data compose` again"):
+        open_samples(out)
+    before = (out / shard_name(0)).stat()
+    assert materialise(recipe, assets, out, 5, shard_size=2).made == 3
+    assert (out / shard_name(0)).stat().st_ino == before.st_ino
+    assert digests(out) == digests(shards)
+
+
+def test_a_shard_in_the_middle_may_be_made_last(recipe, assets, tmp_path, shards):
+    out = tmp_path / "data"
+    materialise(recipe, assets, out, 5, shard_size=2)
+    (out / shard_name(1)).unlink()
+    unfinished = open_samples(out, unfinished=True)
+    assert [sample.name for sample in unfinished] == ["000000", "000001", "000004"]
+    assert materialise(recipe, assets, out, 5, shard_size=2).made == 2
+    assert digests(out) == digests(shards)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from depthmask.train.compose import load_assets
+from depthmask.train.materialise import materialise
+from depthmask.train.recipe import StageRecipe
+materialise(StageRecipe(seed=3, canvas_px=64), load_assets(Path(sys.argv[1]), "train"),
+            Path(sys.argv[2]), 60, shard_size=4, workers=int(sys.argv[3]),
+            progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def killed_at(samples, assets_folder, out, workers):
+    """Run until so many more samples are made, then SIGKILL; whether it was killed."""
+    command = [sys.executable, "-c", KILLED, str(assets_folder), str(out), str(workers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(samples + 1):
+            if not process.stdout.readline():
+                break
+        process.kill()
+        process.wait()
+        return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("kills", "workers"), [(2, 2), pytest.param(20, 2, marks=pytest.mark.slow)]
+)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    recipe, assets, assets_folder, tmp_path, kills, workers
+):
+    rng = np.random.default_rng(kills)
+    killed = 0
+    for _ in range(kills):
+        killed += killed_at(int(rng.integers(3, 7)), assets_folder, tmp_path / "data", workers)
+    materialise(recipe, assets, tmp_path / "data", 60, shard_size=4)
+    materialise(recipe, assets, tmp_path / "whole", 60, shard_size=4)
+    assert killed >= min(kills, 8)
+    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
+
+
+def test_a_worker_that_is_killed_is_an_error_and_what_is_finished_is_kept(
+    recipe, assets, tmp_path, shards
+):
+    def kill(done, total):
+        if done == 1:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    out = tmp_path / "data"
+    with pytest.raises(UnavailableError, match=r"died \(exit code -9\).*the same command goes on"):
+        materialise(recipe, assets, out, 5, shard_size=2, workers=2, progress=kill)
+    assert not multiprocessing.active_children()
+    assert not list(out.glob(".*"))
+    materialise(recipe, assets, out, 5, shard_size=2)
+    assert digests(out) == digests(shards)
+
+
+def test_an_error_in_a_worker_is_raised_here(grid, assets, tmp_path):
+    few = Assets(assets.foregrounds[:1], assets.backgrounds)
+    job = shards_module.Job(grid, None, tmp_path, 16, "shards", 4)
+    with parked(few) as pictures, pytest.raises(InputError, match="dmx data fetch"):
+        make_blocks(job, pictures, iter(range(4)), 2, lambda: None)
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(
+    recipe, assets, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=5000)
+    monkeypatch.setattr(materialise_module.shutil, "disk_usage", lambda path: usage)
+    out = tmp_path / "data"
+    with pytest.raises(OutputError, match=r"room for 500 samples, about .* MB, .* 0\.01 MB free"):
+        materialise(recipe, assets, out, 500)
+    assert not out.exists()
+
+
+def test_a_disk_that_is_full_in_the_middle_is_an_output_error_and_can_be_gone_on_with(
+    recipe, assets, tmp_path, shards, monkeypatch
+):
+    out = tmp_path / "data"
+    real = os.fsync
+
+    def full(descriptor):
+        if list(out.glob(".shard-000001*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"No space left.*the same command goes on"):
+            materialise(recipe, assets, out, 5, shard_size=2)
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", shard_name(0)]
+    assert materialise(recipe, assets, out, 5, shard_size=2).made == 3
+    assert digests(out) == digests(shards)
+
+
+def test_two_commands_do_not_write_into_one_data_set(recipe, assets, tmp_path):
+    def second(done, total):
+        if done == 1:
+            with pytest.raises(UsageError, match="one command at a time"):
+                materialise(recipe, assets, tmp_path / "data", 2)
+
+    assert materialise(recipe, assets, tmp_path / "data", 2, progress=second).made == 2
+
+
+@pytest.mark.parametrize("fields", [{"workers": 0}, {"shard_size": 0}])
+def test_impossible_numbers_are_refused(recipe, assets, tmp_path, fields):
+    with pytest.raises(UsageError, match="1 or more"):
+        materialise(recipe, assets, tmp_path / "data", 2, **fields)
+
+
+class Teachers:
+    """As train/teacher.py's, without a network: depth as large as 200, some of it missing."""
+
+    digest = "of these teachers"
+    mask = None
+
+    @staticmethod
+    def depth(image_HW3):
+        depth_HW = image_HW3[:, :, 0].astype(np.float32) + 1
+        depth_HW[:2] = np.nan
+        depth_HW[2, 0] = 500
+        return depth_HW
+
+
+def test_a_teachers_depth_is_stored_relative_to_the_largest_and_said_to_be(
+    recipe, assets, tmp_path
+):
+    taught = msgspec.structs.replace(recipe, depth="teacher")
+    materialise(taught, assets, tmp_path / "data", 2, teachers=Teachers())
+    samples = open_samples(tmp_path / "data")
+    assert samples.depth_unit == "relative"
+    found_HW = samples[1].depth_m_HW
+    wanted_HW = compose(taught, assets, 1, Teachers()).depth_m_HW / 500
+    assert np.isnan(found_HW[:2]).all()
+    np.testing.assert_allclose(found_HW[2:], wanted_HW[2:], atol=1e-5)
+    info = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert (info["teachers_sha256"], info["depth_unit"]) == ("of these teachers", "relative")
+    Teachers.digest, before = "of others", Teachers.digest
+    try:
+        with pytest.raises(UsageError, match="another teachers"):
+            materialise(taught, assets, tmp_path / "data", 2, teachers=Teachers())
+    finally:
+        Teachers.digest = before
+
+
+def test_a_data_set_may_have_no_depth(recipe, assets, tmp_path):
+    bare = msgspec.structs.replace(recipe, depth="none")
+    materialise(bare, assets, tmp_path / "data", 2)
+    sample = open_samples(tmp_path / "data")[0]
+    assert sample.depth_m_HW is None
+    assert sample.mask_HW is not None
