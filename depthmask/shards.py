@@ -22,6 +22,7 @@ from depthmask.frames import IMAGE_SUFFIXES
 
 _LABELS = {"mask.png": 1, "depth.png": 2}
 _ROLES = 3  # image, mask, depth
+_END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,26 @@ class ShardedFiles:
 
 def _table_of_contents(path: Path) -> _Contents:
     ranges: dict[str, npt.NDArray[np.int64]] = {}
+    end = 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 name, _, suffix = member.name.partition(".")
                 role = 0 if f".{suffix.lower()}" in IMAGE_SUFFIXES else _LABELS.get(suffix)
                 if role is None or not member.isfile():
                     continue
                 rows = ranges.setdefault(name, np.full((_ROLES, 2), -1, np.int64))
                 rows[role] = member.offset_data, member.size
+        # A tar file cut between two members reads as a shorter one, but lacks the end marker.
+        with path.open("rb") as file:
+            whole = os.pread(file.fileno(), len(_END), end) == _END
     except FileNotFoundError:
         raise InputError(f"{path} must be a shard, but there is no such file") from None
     except (tarfile.TarError, OSError) as error:
         raise _damaged(path, str(error)) from error
+    if not whole:
+        raise _damaged(path, "it is cut short")
     return _Contents(tuple(ranges), np.array(list(ranges.values())).reshape(-1, _ROLES, 2))
 
 
