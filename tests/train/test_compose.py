@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from itertools import pairwise
 
 import cv2
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import compose, load_assets, split_of
-from depthmask.train.recipe import StageRecipe
+from depthmask.train.compose import compose, load_assets, load_material, split_of
+from depthmask.train.material import PictureCache
+from depthmask.train.materialise import assets_digest
+from depthmask.train.recipe import PhotoRecipe, StageRecipe
 from depthmask.train.stage import Stage
 
 
@@ -130,6 +134,50 @@ def test_a_foreground_must_have_alpha(tmp_path):
         cv2.imwrite(str(tmp_path / role / "opaque.PNG"), np.full((9, 9, 3), 7, np.uint8))
     with pytest.raises(InputError, match="opaque everywhere"):
         load_assets(tmp_path)
+
+
+def test_pictures_that_cannot_be_used_are_left_out_and_reported(assets_folder, tmp_path):
+    folder = tmp_path / "assets"
+    shutil.copytree(assets_folder, folder)
+    whole = load_assets(folder)
+    (folder / "foregrounds" / "a.png").write_bytes(b"broken")
+    cv2.imwrite(str(folder / "foregrounds" / "zz.png"), np.full((9, 9, 3), 7, np.uint8))
+    (folder / "backgrounds" / "m.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    found = load_assets(folder)
+    assert [one.file.name for one in found.skipped] == ["a.png", "zz.png", "m.jpg"]
+    assert "opaque everywhere" in found.skipped[1].reason
+    assert assets_digest(found) == assets_digest(whole)
+    with pytest.raises(InputError, match=r"a\.png"):
+        load_assets(folder, strict=True)
+    assert "zz.png" not in str(load_assets(folder, at_most={"foregrounds": 2}).skipped)
+
+
+def test_a_recipe_gets_only_what_it_needs(assets_folder, tmp_path):
+    folder = tmp_path / "assets"
+    shutil.copytree(assets_folder, folder)
+    stage, photos = StageRecipe(split="all"), PhotoRecipe(split="all", mask="none")
+    assert load_material(stage, folder).photos == load_material(photos, folder).photos == ()
+    (folder / "photos").mkdir()
+    cv2.imwrite(str(folder / "photos" / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    assert load_material(stage, folder).photos == ()
+    found = load_material(photos, folder)
+    assert (len(found.foregrounds), len(found.photos)) == (0, 1)
+    assert found.backgrounds
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last():
+    cache = PictureCache(limit_bytes=250)
+    made = []
+
+    def get(key):
+        cache.get(key, lambda: made.append(key) or np.zeros(100, np.uint8))
+
+    for key in "abacab":
+        get(key)
+    assert made == ["a", "b", "c", "b"]
+    reopened = pickle.loads(pickle.dumps(cache))
+    reopened.get("a", lambda: made.append("again") or np.zeros(1, np.uint8))
+    assert made[-1] == "again"
 
 
 @pytest.mark.parametrize("document", ["{", "[1]", json.dumps([{"file": "x"}])])
