@@ -67,6 +67,8 @@ def first_process() -> bool:
 def processes(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started; one process without it.
 
+    A process group that is there already is used, and left as it is.
+
     Raises:
         UnavailableError: CUDA was asked for, but is not there.
     """
@@ -83,8 +85,11 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         return
     if on_cuda:
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if on_cuda else "gloo")
+    ours = not distributed.is_initialized()
+    if ours:
+        distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
     finally:
-        distributed.destroy_process_group()
+        if ours:
+            distributed.destroy_process_group()

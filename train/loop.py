@@ -132,7 +132,11 @@ class Run:
         self.seconds = 0.0
         self.best = -math.inf
         self._saved_at = time.monotonic()
-        self._origin = {**material.digests, **beginning.digests(), "number of processes": str(group.count)}
+        self._origin = {
+            **material.digests,
+            **beginning.digests(),
+            "number of processes": str(group.count),
+        }
         _require_equal_parts(config, group)
         self.learner = Learner(
             config,
@@ -153,7 +157,8 @@ class Run:
     def train(self, workers: int, report: Report, stopped: Callable[[], bool]) -> TrainingResult:
         """Take the steps that are left."""
         clock = _Clock()
-        made = batches(self._dataset, self._draws(), workers)
+        left = range(self.plan.steps if self._out_of_time() else self.step, self.plan.steps)
+        made = batches(self._dataset, self._draws(left), workers if left else 0)
         # Closed here, not whenever it is collected: its workers end before this returns or raises.
         with self._folder_opened(), closing(made):
             for batch in clock.waits(made):
@@ -179,9 +184,9 @@ class Run:
         self.group.wait()
         return TrainingResult(checkpoint, self.step, clock.share)
 
-    def _draws(self) -> Iterator[list[Draw]]:
+    def _draws(self, steps: range) -> Iterator[list[Draw]]:
         """Of the steps to come, this process's samples."""
-        for step in range(self.step, self.plan.steps):
+        for step in steps:
             yield self.plan.draws(step)[self.group.rank :: self.group.count]
 
     def _one_step(self, batch: Batch) -> dict[str, float]:

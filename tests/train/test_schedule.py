@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -31,6 +31,10 @@ def indices(plan, step):
     return [draw.index for draw in plan.draws(step)]
 
 
+def taken(plan, steps):
+    return list(chain(*(indices(plan, step) for step in steps)))
+
+
 def test_indices_of_an_unending_recipe_are_consecutive_across_phases():
     made = plan([unending()], Phase(32, 2, 2), Phase(64, 3, 1))
     assert made.steps == 3
@@ -41,7 +45,7 @@ def test_indices_of_an_unending_recipe_are_consecutive_across_phases():
 def test_an_epoch_takes_each_index_once_and_fills_up_its_last_batch():
     made = plan([pool(10)], Phase(32, 4, epochs=2), Phase(48, 5, epochs=1))
     assert made.steps == 3 + 3 + 2
-    epochs = [sum((indices(made, step) for step in steps), []) for steps in ((0, 1, 2), (3, 4, 5))]
+    epochs = [taken(made, steps) for steps in ((0, 1, 2), (3, 4, 5))]
     for epoch in epochs:
         assert sorted(epoch[:10]) == list(range(100, 110))
         assert epoch[10:] == epoch[:2]
@@ -54,8 +58,8 @@ def test_an_epoch_takes_each_index_once_and_fills_up_its_last_batch():
 
 def test_steps_over_a_finite_source_go_on_into_the_next_pass():
     made = plan([pool(5)], Phase(32, 4, 3))
-    taken = sum((indices(made, step) for step in range(3)), [])
-    assert sorted(taken[:5]) == sorted(taken[5:10]) == list(range(100, 105))
+    passes = taken(made, range(3))
+    assert sorted(passes[:5]) == sorted(passes[5:10]) == list(range(100, 105))
     assert [made.epoch_ends(done) for done in (1, 2, 3)] == [False, False, True]
 
 
@@ -95,7 +99,7 @@ def test_processes_share_the_samples_of_one(processes):
     for step in range(3):
         whole = made.draws(step)
         parts = [whole[rank::processes] for rank in range(processes)]
-        assert sorted(sum(parts, [])) == sorted(whole)
+        assert sorted(chain(*parts)) == sorted(whole)
         assert all(d.number % processes == rank for rank, part in enumerate(parts) for d in part)
 
 

@@ -1,0 +1,164 @@
+"""Samples of recipes and data sets, and how they are mixed."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from depthmask.errors import InputError, UsageError
+from depthmask.samples import open_samples
+from depthmask.train.config import TrainingConfig
+from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
+from depthmask.train.schedule import UNSEEN
+from depthmask.train.sources import DatasetSource, TrainingSample, augmented, gather, open_data
+
+
+def write_dataset(folder, count=4, *, mask=True, depth=True, unit="m", size=(40, 50)):
+    rng = np.random.default_rng(count)
+    folder.mkdir()
+    info = {"schema": 1, "count": count, "depth_scale_m": 0.001, "depth_unit": unit}
+    (folder / "dataset.json").write_text(json.dumps(info))
+    for number in range(count):
+        image_HW3 = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image_HW3)
+        if mask:
+            mask_HW = np.zeros(size, np.uint8)
+            mask_HW[5:20, 10:30] = 255
+            cv2.imwrite(str(folder / f"{number}.mask.png"), mask_HW)
+        if depth:
+            depth_HW = rng.integers(1000, 5000, size, dtype=np.uint16)
+            cv2.imwrite(str(folder / f"{number}.depth.png"), depth_HW)
+    return folder
+
+
+@pytest.fixture
+def sample():
+    columns_HW = np.tile(np.arange(60, dtype=np.float32), (40, 1))
+    image_HW3 = np.repeat((4 * columns_HW)[:, :, None], 3, axis=2).astype(np.uint8)
+    mask_HW = np.where(columns_HW > 30, 255, 0).astype(np.uint8)
+    return TrainingSample(image_HW3, mask_HW, 1 + columns_HW, metric=True)
+
+
+def test_augmentation_is_a_pure_function_of_its_random_numbers(sample):
+    made = [augmented(sample, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(made[0].image_HW3, made[1].image_HW3)
+    assert made[0].image_HW3.shape != made[2].image_HW3.shape
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_image_mask_and_depth_stay_together_and_metres_shrink_with_the_crop(sample, seed):
+    made = augmented(sample, np.random.default_rng(seed))
+    height, width = made.image_HW3.shape[:2]
+    assert made.mask_HW.shape == made.depth_HW.shape == (height, width)
+    share = width / 60
+    assert 0.69 < share <= 1
+    column = made.depth_HW[0] / (made.depth_HW[0] / (1 + np.arange(60))[:1]).mean()
+    assert np.all(np.diff(column) > 0) or np.all(np.diff(column) < 0)  # perhaps mirrored
+    step = np.abs(np.diff(made.depth_HW[0])).mean()
+    assert step == pytest.approx(share, abs=0.02)
+    inside = made.depth_HW[made.mask_HW > 0] / step
+    assert inside.min() > 31
+
+
+def test_a_relative_depth_keeps_its_values(sample):
+    relative = TrainingSample(sample.image_HW3, None, sample.depth_HW, metric=False)
+    made = augmented(relative, np.random.default_rng(0))
+    assert made.mask_HW is None
+    assert set(np.unique(made.depth_HW)) <= set(np.unique(sample.depth_HW))
+
+
+def test_a_data_sets_sample_hangs_on_index_and_number(tmp_path):
+    source = DatasetSource(open_samples(write_dataset(tmp_path / "d")), seed=3)
+    again = pickle.loads(pickle.dumps(source))
+    first = source.sample(1, 10)
+    assert np.array_equal(first.image_HW3, again.sample(1, 10).image_HW3)
+    other = source.sample(1, 11)
+    assert first.image_HW3.shape != other.image_HW3.shape or not np.array_equal(
+        first.image_HW3, other.image_HW3
+    )
+
+
+@pytest.mark.parametrize(("unit", "metric"), [("m", True), ("relative", False)])
+def test_a_data_set_says_whether_its_depth_is_in_metres(tmp_path, unit, metric):
+    folder = write_dataset(tmp_path / "d", mask=False, unit=unit)
+    read = DatasetSource(open_samples(folder), 0, augment=False).sample(0, 0)
+    assert read.metric == metric
+    assert read.mask_HW is None
+
+
+def test_shares_are_those_of_the_configuration_and_the_weights(assets, tmp_path):
+    first, second = write_dataset(tmp_path / "a"), write_dataset(tmp_path / "b", 8)
+    data = [open_data(f"{first}:3"), open_data(str(second))]
+    config = TrainingConfig(data_share=0.4, validation_share=0.25, validation_limit=7)
+    material = gather(config, assets, data)
+    assert [pool.share for pool in material.pools] == pytest.approx([0.6, 0.3, 0.1])
+    assert [len(pool.validation) for pool in material.pools] == [7, 1, 2]
+    assert [pool.train is None for pool in material.pools] == [True, False, False]
+    assert material.pools[0].validation.min() == UNSEEN
+
+
+def test_without_a_word_half_of_the_samples_are_the_data_sets(assets, tmp_path):
+    data = [open_data(str(write_dataset(tmp_path / "a")))]
+    assert [pool.share for pool in gather(TrainingConfig(), assets, data).pools] == [0.5, 0.5]
+    assert [pool.share for pool in gather(TrainingConfig(), assets).pools] == [1.0]
+
+
+def test_the_digest_sees_files_and_weights(assets, tmp_path):
+    folder = write_dataset(tmp_path / "a")
+
+    def digest(argument):
+        return gather(TrainingConfig(), assets, [open_data(argument)]).digests["data sets"]
+
+    before = digest(str(folder))
+    assert digest(f"{folder}:2") != before
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes() + b"0")
+    assert digest(str(folder)) != before
+
+
+@pytest.mark.parametrize(
+    ("fields", "has_assets", "has_data", "message"),
+    [
+        ({"data_share": 0.5}, True, False, "data_share of 0.5"),
+        ({"data_share": 0.0}, True, True, "data_share of 0"),
+        ({}, False, True, "Try --assets"),
+        ({"recipe": PhotoRecipe()}, True, False, "dmx data compose"),
+        ({"recipe": StageRecipe(depth="teacher")}, True, False, "dmx data compose"),
+    ],
+)
+def test_material_that_does_not_agree_is_refused(
+    assets, tmp_path, fields, has_assets, has_data, message
+):
+    data = [open_data(str(write_dataset(tmp_path / "d")))] if has_data else []
+    with pytest.raises(UsageError, match=message):
+        gather(TrainingConfig(**fields), assets if has_assets else None, data)
+
+
+def test_a_data_set_without_labels_is_refused(tmp_path):
+    folder = write_dataset(tmp_path / "d", mask=False, depth=False)
+    with pytest.raises(InputError, match="masks or depths"):
+        gather(TrainingConfig(data_share=1.0), None, [open_data(str(folder))])
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "inf", "nan"])
+def test_a_weight_must_be_above_0(tmp_path, weight):
+    folder = write_dataset(tmp_path / "d")
+    with pytest.raises(UsageError, match="above 0"):
+        open_data(f"{folder}:{weight}")
+
+
+def test_a_missing_data_set_is_an_input_error(tmp_path):
+    with pytest.raises(InputError):
+        open_data(str(tmp_path / "none:such"))
+
+
+def test_a_grids_pool_is_its_training_indices(assets):
+    recipe = GridRecipe(backgrounds=2, foregrounds=3)
+    config = TrainingConfig(recipe=recipe, validation_share=0.2)
+    (pool,) = gather(config, assets).pools
+    assert (len(pool.train), len(pool.validation)) == (192, 48)
+    assert math.isclose(pool.share, 1)
