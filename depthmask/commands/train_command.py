@@ -21,7 +21,6 @@ from depthmask.commands.options import (
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
-    from depthmask.presets import ChainSpec
     from depthmask.train.compose import Assets
     from depthmask.train.config import TrainingConfig
     from depthmask.train.loop import Beginning, StepReport
@@ -215,6 +214,8 @@ def _beginning(
     checkpoint: Path | None,
     teacher: Path | None,
 ) -> Beginning:
+    import msgspec
+
     from depthmask import presets
     from depthmask.checkpoint import load_checkpoint
     from depthmask.import_pth import read_pth
@@ -229,10 +230,16 @@ def _beginning(
             "mode relevance with a depth network that does not learn must start from a trained one."
             " Try --checkpoint, of a training in mode supervised, or adapt_depth: true"
         )
-    spec: ChainSpec = presets.preset(config.preset)
+    spec = presets.preset(config.preset)
+    start = load_checkpoint(checkpoint, spec) if checkpoint else None
+    if start is not None:
+        # Normalisation and options are the checkpoint's; what the chain is for is the preset's.
+        start.spec = msgspec.structs.replace(
+            start.spec, preset=spec.preset, kind=spec.kind, depth_unit=spec.depth_unit
+        )
     return Beginning(
         encoder_weights=tuple(read_pth(path) for path in encoder_weights),
-        start=load_checkpoint(checkpoint, spec) if checkpoint else None,
+        start=start,
         teacher=load_checkpoint(teacher) if teacher else None,
     )
 

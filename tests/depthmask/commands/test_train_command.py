@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from depthmask import models
-from depthmask.checkpoint import load_checkpoint
+from depthmask.chain import build
+from depthmask.checkpoint import load_checkpoint, read_info, save_checkpoint
 from depthmask.cli import main
 
 CONFIG = {
     "phases": [{"resolution_px": 32, "batch_size": 2, "steps": 400}],
-    "recipe": {"canvas_px": 32},
+    "recipe": {"kind": "stage", "canvas_px": 32},
     "save_every_steps": 1000,
 }
 
@@ -48,6 +49,30 @@ def assets(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "lite"
+    save_checkpoint(build("lite", seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Masks, and depths of no unit."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    (folder / "dataset.json").write_text('{"schema": 1, "count": 5, "depth_unit": "relative"}')
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        cv2.imwrite(
+            str(folder / f"{number}.jpg"), rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        )
+        for suffix, dtype in (("mask", np.uint8), ("depth", np.uint16)):
+            values = rng.integers(1, 255, (40, 40)).astype(dtype)
+            cv2.imwrite(str(folder / f"{number}.{suffix}.png"), values)
+    return folder
+
+
 def write_config(folder, steps, **fields):
     phases = [{**CONFIG["phases"][0], "steps": steps}]
     path = folder / "config.json"
@@ -55,9 +80,9 @@ def write_config(folder, steps, **fields):
     return path
 
 
-def arguments(assets, config, out, *options):
-    paths = ["--assets", assets, "--config", config, "--out", out]
-    return [str(part) for part in ("train", *paths, "--workers", "0", "--threads", "1", *options)]
+def arguments(config, out, *options):
+    parts = ["train", "--config", config, "--out", out, "--workers", "0", "--threads", "1"]
+    return [str(part) for part in (*parts, *options)]
 
 
 @pytest.fixture(autouse=True)
@@ -69,35 +94,67 @@ def same_threads():
 
 def test_training_ends_with_a_checkpoint(dmx, assets, tmp_path):
     torch.save(models.build("lite_mask").state_dict(), tmp_path / "other.pth")
-    config = write_config(tmp_path, 2)
-    code, out, err = dmx(*arguments(assets, config, tmp_path / "run", "--seed", "4"))
+    config, run = write_config(tmp_path, 2), tmp_path / "run"
+    command = arguments(config, run, "--assets", assets)
+    code, out, err = dmx(*command, "--seed", "4")
     assert code == 0, err
-    checkpoint = tmp_path / "run" / "checkpoint"
+    checkpoint = run / "checkpoint"
     assert str(checkpoint) in out
+    assert "waiting for samples" in out
     assert load_checkpoint(checkpoint).spec.preset == "lite"
-    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    recorded = json.loads((run / "config.json").read_text())
     assert (recorded["seed"], recorded["recipe"]["seed"]) == (4, 4)
     # The same command finds it complete; another one is refused.
-    code, out, _ = dmx(*arguments(assets, config, tmp_path / "run", "--seed", "4", "--json"))
-    assert json.loads(out) == {"checkpoint": str(checkpoint), "steps": 2}
-    code, _, err = dmx(*arguments(assets, config, tmp_path / "run", "--seed", "5"))
+    code, out, _ = dmx(*command, "--seed", "4", "--json")
+    assert json.loads(out) == {"checkpoint": str(checkpoint), "steps": 2, "wait_share": None}
+    code, _, err = dmx(*command, "--seed", "5")
     assert code == 2
     assert "differs" in err
     # Weights of another network are no encoder weights.
-    weights = ["--encoder-weights", tmp_path / "other.pth"]
-    code, _, err = dmx(*arguments(assets, config, tmp_path / "other", *weights))
+    weights = ["--assets", assets, "--encoder-weights", tmp_path / "other.pth"]
+    code, _, err = dmx(*arguments(config, tmp_path / "other", *weights))
     assert code == 3
     assert "EfficientNet-Lite0" in err
+
+
+def test_data_sets_alone_need_no_assets(dmx, data, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    phases = [{"resolution_px": 32, "batch_size": 2, "epochs": 1}]
+    config = write_config(tmp_path, 1, phases=phases, data_share=1.0, train="mask")
+    options = ("--data", f"{data}:2", "--checkpoint", checkpoint, "--samples", "4")
+    code, _, err = dmx(*arguments(config, tmp_path / "run", *options))
+    assert code == 0, err
+    training = read_info(tmp_path / "run" / "checkpoint").training
+    assert (training["steps"], training["config"]["samples"]) == (2, 4)
+    before, after = load_checkpoint(checkpoint), load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert torch.equal(before.depth.head.weight, after.depth.head.weight)
+    assert not torch.equal(before.mask.head.weight, after.mask.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("distill", ["--teacher"]),
+        ("relevance", ["--preset", "lite-relevance", "--checkpoint"]),
+    ],
+)
+def test_modes(dmx, assets, checkpoint, tmp_path, mode, options):
+    config = write_config(tmp_path, 1)
+    command = arguments(config, tmp_path / "run", "--assets", assets, "--mode", mode)
+    code, _, err = dmx(*command, *options, checkpoint)
+    assert code == 0, err
+    info = read_info(tmp_path / "run" / "checkpoint")
+    assert info.training["config"]["mode"] == mode
+    assert info.chain.kind == ("relevance" if mode == "relevance" else "foreground")
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(dmx, assets, tmp_path):
     """A real process with a real worker; the signal goes to the group, as a terminal sends it."""
     out = tmp_path / "run"
-    config = write_config(tmp_path, 400)
-    call = arguments(assets, config, out, "--workers", "1")
-    code = "import sys; from depthmask.cli import main; main(sys.argv[1:])"
+    options = ("--assets", assets, "--workers", "1")
+    call = arguments(write_config(tmp_path, 400), out, *options)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *call],
+        [sys.executable, "-m", "depthmask", *call],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,19 +171,20 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(dmx, assets, tmp_path):
     assert process.returncode == 130, err
     assert "The same command goes on" in err
     assert "Traceback" not in err
-    state = torch.load(out / "state.pt", weights_only=True)
-    assert 0 < state["step"] < 400
+    (saved,) = out.glob("state-*.pt")
+    step = torch.load(saved, weights_only=True)["step"]
+    assert 0 < step < 400
     assert not (out / "checkpoint").exists()
 
     # Shorten what is left, then let the same command reach the end.
-    steps = state["step"] + 2
     recorded = json.loads((out / "config.json").read_text())
-    recorded["phases"][0]["steps"] = steps
+    recorded["phases"][0]["steps"] = step + 1
     (out / "config.json").write_text(json.dumps(recorded))
-    code, _, err = dmx(*arguments(assets, write_config(tmp_path, steps), out))
+    code, _, err = dmx(
+        *arguments(write_config(tmp_path, step + 1), out, *options, "--workers", "0")
+    )
     assert code == 0, err
-    assert torch.load(out / "state.pt", weights_only=True)["step"] == steps
-    assert load_checkpoint(out / "checkpoint").spec.preset == "lite"
+    assert read_info(out / "checkpoint").training["steps"] == step + 1
 
 
 def _has_started(out):
@@ -138,26 +196,31 @@ def _has_started(out):
     ("options", "code"),
     [
         (["--preset", "nope"], 2),
-        (["--preset", "hu2019"], 2),
-        (["--preset", "seed"], 2),
+        (["--mode", "nope"], 2),
+        (["--mode", "distill"], 2),
+        (["--mode", "relevance"], 2),
+        (["--teacher", "none"], 3),
         (["--encoder-weights", "none.pth"], 3),
         (["--config", "none.json"], 3),
+        (["--config", "none"], 3),
         (["--assets", "none"], 3),
+        (["--data", "none"], 3),
         (["--workers", "-1"], 2),
+        (["--hours", "0"], 2),
     ],
 )
 def test_mistakes(dmx, assets, tmp_path, monkeypatch, options, code):
     monkeypatch.chdir(tmp_path)
-    config = write_config(tmp_path, 2)
-    found, out, err = dmx(*arguments(assets, config, tmp_path / "run", *options))
+    command = arguments(write_config(tmp_path, 2), tmp_path / "run", "--assets", assets)
+    found, out, err = dmx(*command, *options)
     assert (found, out) == (code, "")
     assert err.startswith("error: ")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_test_split_is_not_trained_on(dmx, assets, tmp_path):
-    config = write_config(tmp_path, 2, recipe={"split": "test"})
-    code, _, err = dmx(*arguments(assets, config, tmp_path / "run"))
+    config = write_config(tmp_path, 2, recipe={"kind": "stage", "split": "test"})
+    code, _, err = dmx(*arguments(config, tmp_path / "run", "--assets", assets))
     assert code == 2
     assert "split" in err
 
@@ -167,3 +230,17 @@ def test_missing_assets_name_the_command_that_fetches_them(dmx, tmp_path, monkey
     code, _, err = dmx("train", "--out", "run")
     assert code == 3
     assert "dmx data fetch --out assets" in err
+
+
+def test_pictures_that_cannot_be_used_are_named(dmx, assets, tmp_path):
+    broken = tmp_path / "assets"
+    for role in ("foregrounds", "backgrounds"):
+        (broken / role).mkdir(parents=True)
+        for path in (assets / role).iterdir():
+            (broken / role / path.name).write_bytes(path.read_bytes())
+    (broken / "backgrounds" / "a-broken.png").write_bytes(b"no picture")
+    config = write_config(tmp_path, 1, recipe={"kind": "stage", "canvas_px": 32, "split": "all"})
+    code, _, err = dmx(*arguments(config, tmp_path / "run", "--assets", broken))
+    assert code == 0, err
+    assert "left out 1" in err
+    assert "a-broken.png" in err
