@@ -158,8 +158,8 @@ def _cutout(
     towards = float(np.arctan2(spot.x_m, spot.z_m)) + rng.uniform(-0.5, 0.5)
     return Billboard(
         image_HW4,
-        np.float32([spot.x_m, foot_m, spot.z_m]),
-        np.float32([np.cos(towards), 0, -np.sin(towards)]),
+        np.array([spot.x_m, foot_m, spot.z_m], np.float32),
+        np.array([np.cos(towards), 0, -np.sin(towards)], np.float32),
         width_m=image_HW4.shape[1] * scale,
         height_m=image_HW4.shape[0] * scale,
         gain=float(rng.uniform(0.7, 1.15)),

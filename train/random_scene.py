@@ -25,7 +25,7 @@ def random_scene(recipe: RenderRecipe, assets: Assets, rng: np.random.Generator)
     pitch = np.deg2rad(np.clip(rng.normal(-6 - 5 * (height_m - 1.5), 8), -25, 15))
     roll = np.deg2rad(rng.normal(0, 1.5))
     camera = Camera(
-        np.float32([0, height_m, 0]),
+        np.array([0, height_m, 0], np.float32),
         camera_axes(yaw, pitch, roll),
         focal=float(np.exp(rng.uniform(np.log(0.8), np.log(1.6)))),
         aspect=aspect,

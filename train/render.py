@@ -24,7 +24,9 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 # Where an edge runs through a pixel, four rays more are cast: a turned square.
-_SUB_RAYS = np.float32([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])
+_SUB_RAYS = np.array(
+    [[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32
+)
 _FIRST_BILLBOARD = 1_000_000
 _LIFT_M = np.float32(2e-3)  # off a surface, so that it does not shadow itself
 
@@ -256,7 +258,7 @@ def _meet(
 ) -> tuple[FloatArray, FloatArray]:
     """Where rays meet a cut-out's plane: the ray's parameter, and shares (right, down) of it."""
     along_3 = billboard.along_3
-    normal_3 = np.float32([-along_3[2], 0, along_3[0]])
+    normal_3 = np.array([-along_3[2], 0, along_3[0]], np.float32)
     to_foot_N3 = billboard.foot_m_3 - origins_m_N3
     slope_N = ways_N3 @ normal_3
     share_N = (to_foot_N3 @ normal_3) / np.where(np.abs(slope_N) < 1e-9, 1e-9, slope_N)
@@ -269,7 +271,7 @@ def _meet(
 def _in_view(billboard: Billboard, xy_N2: FloatArray, scene: Scene) -> IntArray:
     """The rays that may meet a cut-out, by the box around its corners in the image."""
     half_3 = billboard.along_3 * np.float32(billboard.width_m / 2)
-    up_3 = np.float32([0, billboard.height_m, 0])
+    up_3 = np.array([0, billboard.height_m, 0], np.float32)
     foot_3 = billboard.foot_m_3
     corners_43 = np.stack(
         [foot_3 - half_3, foot_3 + half_3, foot_3 - half_3 + up_3, foot_3 + half_3 + up_3]
@@ -296,10 +298,10 @@ def _texels(image_HW4: npt.NDArray[np.uint8], uv_N2: FloatArray) -> FloatArray:
     if not len(uv_N2):
         return np.zeros((0, 4), np.float32)
     height, width = image_HW4.shape[:2]
-    at_N2 = uv_N2 * np.float32([width, height]) - np.float32(0.5)
+    at_N2 = uv_N2 * np.array([width, height], np.float32) - np.float32(0.5)
     at_N2 = at_N2.clip(0, [width - 1, height - 1])
     low_N2 = at_N2.astype(np.int32)
-    high_N2 = np.minimum(low_N2 + 1, np.int32([width - 1, height - 1]))
+    high_N2 = np.minimum(low_N2 + 1, np.array([width - 1, height - 1], np.int32))
     weight_N2 = (at_N2 - low_N2).astype(np.float32)
 
     def row(y_N: IntArray) -> FloatArray:
@@ -312,11 +314,13 @@ def _texels(image_HW4: npt.NDArray[np.uint8], uv_N2: FloatArray) -> FloatArray:
 
 
 def _dot(first_N3: npt.NDArray[Any], second_N3: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.einsum("nk,nk->n", first_N3, second_N3)
+    dots_N: npt.NDArray[Any] = np.einsum("nk,nk->n", first_N3, second_N3)
+    return dots_N
 
 
 def _length(vectors_N3: FloatArray) -> FloatArray:
-    return np.sqrt(_dot(vectors_N3, vectors_N3))
+    lengths_N: FloatArray = np.sqrt(_dot(vectors_N3, vectors_N3))
+    return lengths_N
 
 
 def _inside(uv_N2: FloatArray) -> npt.NDArray[np.bool_]:

@@ -131,7 +131,9 @@ class Builder:
         part_T = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
         texture_P, width_P, height_P, object_P, backdrop_P = zip(*self.looks, strict=True)
         mesh = solids.join(self.meshes)
-        tile_m_T2 = np.stack([np.float32(width_P), np.float32(height_P)], 1)[part_T]
+        tile_m_T2 = np.stack([np.array(width_P, np.float32), np.array(height_P, np.float32)], 1)[
+            part_T
+        ]
         return Surfaces(
             mesh=mesh,
             uv_T32=mesh.uv_m_T32 / tile_m_T2[:, None],

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+Vector = Sequence[float] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Mesh:
     def placed(self, x_m: float, y_m: float, z_m: float, yaw: float = 0.0) -> Mesh:
         """Turned about the vertical by `yaw` radians, then moved."""
         cosine, sine = np.cos(yaw), np.sin(yaw)
-        turn_33 = np.float32([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+        turn_33 = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]], np.float32)
         return Mesh(
-            self.corners_m_T33 @ turn_33.T + np.float32([x_m, y_m, z_m]),
+            self.corners_m_T33 @ turn_33.T + np.array([x_m, y_m, z_m], np.float32),
             self.normals_T33 @ turn_33.T,
             self.uv_m_T32,
         )
@@ -46,7 +47,7 @@ def join(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
-def quad(origin_m: Sequence[float], along_m: Sequence[float], up_m: Sequence[float]) -> Mesh:
+def quad(origin_m: Vector, along_m: Vector, up_m: Vector) -> Mesh:
     """A rectangle from a corner and two sides."""
     origin, along, up = (np.asarray(vector, np.float64) for vector in (origin_m, along_m, up_m))
     normal = np.cross(along, up)

@@ -76,7 +76,7 @@ def open_ground(
     plane = solids.quad((-200, -1, far), (400, 0, 0), (0, 200, 0)).placed(0, 0, 0, yaw)
     builder.add(plane, texture, (tile_m, tile_m), is_backdrop=True)
 
-    foot = np.float32([[far * np.sin(yaw), 0, far * np.cos(yaw)]])
+    foot = np.array([[far * np.sin(yaw), 0, far * np.cos(yaw)]], np.float32)
     foot_row = float(np.clip(camera.project_N3(foot)[0, 1] + 0.08, 0.3, 1.0))
     rows = round(foot_row * canvas_px)
     photo = assets.backgrounds[rng.integers(len(assets.backgrounds))]
@@ -123,9 +123,9 @@ def daylight(rng: np.random.Generator) -> tuple[tuple[Light, ...], FloatArray]:
     bearing, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 1.3)
     direction = [np.cos(bearing) * np.cos(height), np.sin(height), np.sin(bearing) * np.cos(height)]
     sun = rng.uniform(0.1, 0.9)
-    ambient = np.float32(rng.uniform(0.45, 0.7) * rng.uniform(0.94, 1.06, 3))
-    colour = np.float32(sun * rng.uniform(0.94, 1.06, 3))
-    return (Light(np.float32(direction) * np.float32(300), colour, np.inf),), ambient
+    ambient = (rng.uniform(0.45, 0.7) * rng.uniform(0.94, 1.06, 3)).astype(np.float32)
+    colour = (sun * rng.uniform(0.94, 1.06, 3)).astype(np.float32)
+    return (Light(300 * np.array(direction, np.float32), colour, np.inf),), ambient
 
 
 def lamps(limits: Limits, rng: np.random.Generator) -> tuple[tuple[Light, ...], FloatArray]:
@@ -138,9 +138,9 @@ def lamps(limits: Limits, rng: np.random.Generator) -> tuple[tuple[Light, ...], 
             rng.uniform(0, 0.9) * limits.far_m,
         ]
         colour = rng.uniform(0.3, 0.9) * np.array([1, rng.uniform(0.88, 1), rng.uniform(0.7, 1.05)])
-        return Light(np.float32(position), np.float32(colour), rng.uniform(3, 8))
+        return Light(np.array(position, np.float32), colour.astype(np.float32), rng.uniform(3, 8))
 
-    ambient = np.float32(rng.uniform(0.3, 0.65) * rng.uniform(0.94, 1.06, 3))
+    ambient = (rng.uniform(0.3, 0.65) * rng.uniform(0.94, 1.06, 3)).astype(np.float32)
     return tuple(lamp() for _ in range(1 + int(rng.random() < 0.4))), ambient
 
 

@@ -105,13 +105,12 @@ class MaskTeacher:
         options = options or TeacherOptions()
         if options.inverse:
             raise UsageError("inverse is an option of a depth teacher, but this one gives masks")
-        scale = options.value_range[1] - options.value_range[0]
         if options.mean is None and options.std is None:
-            options = replace(
-                options,
-                mean=tuple(options.value_range[0] + scale * value for value in _IMAGENET_MEAN),
-                std=tuple(scale * value for value in _IMAGENET_STD),
-            )
+            low, high = options.value_range
+            red, green, blue = (low + (high - low) * mean for mean in _IMAGENET_MEAN)
+            options = replace(options, mean=(red, green, blue))
+            red, green, blue = ((high - low) * std for std in _IMAGENET_STD)
+            options = replace(options, std=(red, green, blue))
         return cls(Network(path, options, Resolution(320, 320), threads))
 
     def __call__(self, image_HW3: UInt8Array) -> FloatArray:
@@ -216,11 +215,11 @@ class _Plan:
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small_hw3 = np.asarray(cv2.resize(image_HW3, size, interpolation=method), np.float32)
         low, high = self.options.value_range
-        values_hw3 = small_hw3 * np.float32((high - low) / 255) + np.float32(low)
+        values_hw3: npt.NDArray[Any] = small_hw3 * np.float32((high - low) / 255) + np.float32(low)
         if self.options.mean is not None:
-            values_hw3 = values_hw3 - np.float32(self.options.mean)
+            values_hw3 = values_hw3 - np.array(self.options.mean, np.float32)
         if self.options.std is not None:
-            values_hw3 = values_hw3 / np.float32(self.options.std)
+            values_hw3 = values_hw3 / np.array(self.options.std, np.float32)
         if self.layout == "nchw":
             values_hw3 = values_hw3.transpose(2, 0, 1)
         if self.dtype == np.uint8:

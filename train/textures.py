@@ -51,10 +51,11 @@ class Atlas:
             base_N = start_N + v_N * width_N
             left_N3 = self._texels_X3[base_N + low_N2[:, 0]].astype(np.float32)
             right_N3 = self._texels_X3[base_N + high_N2[:, 0]].astype(np.float32)
-            return left_N3 + (right_N3 - left_N3) * weight_N2[:, :1]
+            return np.asarray(left_N3 + (right_N3 - left_N3) * weight_N2[:, :1], np.float32)
 
         upper_N3 = row(low_N2[:, 1])
-        return upper_N3 + (row(high_N2[:, 1]) - upper_N3) * weight_N2[:, 1:]
+        colours_N3 = upper_N3 + (row(high_N2[:, 1]) - upper_N3) * weight_N2[:, 1:]
+        return np.asarray(colours_N3, np.float32)
 
 
 def random_tile(photos: Sequence[UInt8Array], rng: np.random.Generator) -> UInt8Array:
@@ -95,7 +96,7 @@ def random_crop(
     lower: bool = False,
 ) -> UInt8Array:
     """A random part of a random photograph, resized; `lower` reaches down to its lower border."""
-    photo_HW3 = photos[rng.integers(len(photos))]
+    photo_HW3 = photos[int(rng.integers(len(photos)))]
     share = rng.uniform(0.2, 0.4) if lower else rng.uniform(0.35, 1.0)
     rows = max(2, int(photo_HW3.shape[0] * share))
     columns = max(2, int(photo_HW3.shape[1] * share))
@@ -133,7 +134,7 @@ def _noise(rng: np.random.Generator, cells: int, amplitude: float, stretch: int 
     """Smooth noise (256,256) that repeats; `stretch` times as many cells across as along."""
     grid = rng.standard_normal((cells, cells * stretch)).astype(np.float32)
     wrapped = np.pad(grid * np.float32(amplitude), ((0, 1), (0, 1)), mode="wrap")
-    scale = np.float64([[cells * stretch / TILE_PX, 0, 0], [0, cells / TILE_PX, 0]])
+    scale = np.array([[cells * stretch / TILE_PX, 0, 0], [0, cells / TILE_PX, 0]], np.float64)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     smooth = cv2.warpAffine(wrapped, scale, (TILE_PX, TILE_PX), flags=flags)
     return np.asarray(smooth, np.float32)
@@ -165,7 +166,7 @@ def _wood(rng: np.random.Generator) -> UInt8Array:
     """Boards with grain along them."""
     red = rng.uniform(90, 210)
     green = red * rng.uniform(0.62, 0.85)
-    brown = np.float32([red, green, green * rng.uniform(0.55, 0.85)])
+    brown = np.array([red, green, green * rng.uniform(0.55, 0.85)], np.float32)
     boards = int(rng.integers(2, 7))
     board_W = np.arange(TILE_PX) * boards // TILE_PX
     shade_W = rng.normal(0, 11, boards)[board_W].astype(np.float32)
