@@ -159,6 +159,7 @@ def _make(job: Job, assets: Assets, workers: int, to_make: int, progress: Progre
     cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # at these sizes a second thread only waits
     try:
+        job.prepare(assets)
         for block in blocks:
             job.make(assets, block, tick)
     finally:

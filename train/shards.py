@@ -17,8 +17,9 @@ from depthmask.atomic import write_file
 from depthmask.errors import OutputError
 from depthmask.train.compose import compose
 from depthmask.train.encoding import depth_unit, describe_sample, encode_sample
+from depthmask.train.grid import prepare
 from depthmask.train.material import Assets
-from depthmask.train.recipe import Recipe
+from depthmask.train.recipe import GridRecipe, Recipe
 
 if TYPE_CHECKING:
     from depthmask.train.teacher import Teachers
@@ -60,6 +61,11 @@ class Job:
         """The files of a sample by suffix, the image last."""
         sample = compose(self.recipe, assets, index, self.teachers)
         return encode_sample(sample, depth_unit(self.recipe))
+
+    def prepare(self, assets: Assets) -> None:
+        """Before the first block, in each process."""
+        if isinstance(self.recipe, GridRecipe):
+            prepare(self.recipe, assets)
 
     def make(self, assets: Assets, block: int, tick: Tick) -> None:
         """Write what is missing of a block.

@@ -117,10 +117,14 @@ def _work(pipe: _Pipe, job: Job, pictures: ParkedAssets) -> None:
 
     cv2.setNumThreads(1)
     assets = pictures.open()
+    prepared = False
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             block = pipe.recv()
             try:
+                if not prepared:
+                    job.prepare(assets)
+                    prepared = True
                 job.make(assets, block, lambda: pipe.send(_SAMPLE))
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise
