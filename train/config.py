@@ -72,7 +72,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     )
     micro_batch: AtLeast1 | None = None
     """Work through a batch in parts of so many samples and add up the gradients, so that it fits into
-    memory: the same gradient, but batch norm sees the parts one by one."""
+    memory: the same gradient, but batch norm sees the parts one by one. In each process."""
     hours: Positive | None = None
     """End after so many hours of training (as resumed: all parts together), at the latest. The
     learning rate then falls with whichever is further, steps or time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -91,7 +91,9 @@ def sample_tensors(
     )
 
 
-def batches(dataset: MixedDataset, draws: Iterator[list[Draw]], workers: int) -> Iterator[Batch]:
+def batches(
+    dataset: MixedDataset, draws: Iterator[list[Draw]], workers: int
+) -> Generator[Batch, None, None]:
     """One batch for each list of draws, made by `workers` processes (0: by this one).
 
     Raises:

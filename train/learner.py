@@ -81,7 +81,8 @@ class Learner:
             share = len(rows.number_B) / size
             with nullcontext() if start == starts[-1] else self._apart():
                 terms = self._wrapped(rows)
-                (share * torch.stack(list(terms.values())).sum()).backward()
+                loss = share * torch.stack(list(terms.values())).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0.0) + share * value.item()
         losses = self.processes.mean(losses)

@@ -166,7 +166,7 @@ class Run:
                 self.seconds += clock.step_done()
                 if self.group.writes:
                     self.folder.record(self.step, {**losses, "wait_share": clock.newest_share})
-                batch_size = self.plan.phase(self.step - 1).batch_size
+                batch_size = self.plan.size(self.step - 1)
                 report(StepReport(self.step, self.plan.steps, batch_size, losses))
                 if self._measuring_is_due():
                     self._measure()
@@ -336,11 +336,14 @@ class _Clock:
 
 def _require_equal_parts(config: TrainingConfig, group: Processes) -> None:
     for phase in config.phases:
-        if phase.batch_size % group.count:
-            raise UsageError(
-                f"a batch_size must be a multiple of the {group.count} processes, but got"
-                f" {phase.batch_size}"
-            )
+        # An epoch's last batch is a multiple of the micro_batch.
+        parts = (phase.batch_size, config.micro_batch if phase.epochs else None)
+        for size in parts:
+            if size is not None and size % group.count:
+                raise UsageError(
+                    f"a batch_size (and the micro_batch, where there are epochs) must be a multiple"
+                    f" of the {group.count} processes, but got {size}"
+                )
 
 
 @contextmanager

@@ -238,8 +238,9 @@ def uses_bf16(config: TrainingConfig, device: str) -> bool:
     if config.precision != "auto":
         return config.precision == "bf16"
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    cpu: Any = torch.cpu  # these two have no public name
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 def _frozen_networks(config: TrainingConfig) -> tuple[str, ...]:

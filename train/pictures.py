@@ -58,7 +58,7 @@ def learning_curves(run: Path) -> bytes:
         if axes.lines:
             axes.legend()
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
+    FigureCanvasAgg(figure).print_png(content)  # type: ignore[no-untyped-call]
     return content.getvalue()
 
 

@@ -38,7 +38,8 @@ def relevance_terms(output_B1HW: Tensor, target_B1HW: Tensor) -> RelevanceTerms:
     output_B1HW = torch.where(valid_B1HW, output_B1HW, 0.0)
     around_B1HW = functional.max_pool2d((~valid_B1HW).float(), 3, 1, 1) == 0
     output_B2HW, target_B2HW = _sobel(output_B1HW), _sobel(target_B1HW)
-    dx_B1HW, dy_B1HW = (output_B2HW - target_B2HW).split(1, dim=1)
+    difference_B2HW = output_B2HW - target_B2HW
+    dx_B1HW, dy_B1HW = difference_B2HW[:, :1], difference_B2HW[:, 1:]
     cosine_BHW = functional.cosine_similarity(_normal(output_B2HW), _normal(target_B2HW), dim=1)
     return RelevanceTerms(
         _mean(_logarithm(output_B1HW - target_B1HW), valid_B1HW),

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,8 @@ UNSEEN = 2**40
 _SPLIT, _ORDER, _CHOICE = 3, 11, 7  # streams of random numbers
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Draw:
     """One sample to make."""
 
     source: int
@@ -148,6 +148,16 @@ class Plan:
         """The phase that a step is in."""
         return self._part(step).phase
 
+    def size(self, step: int) -> int:
+        """How many samples a step takes, over all processes."""
+        part = self._part(step)
+        size = part.phase.batch_size
+        if part.phase.epochs is None or self.epoch_size is None:
+            return size
+        local = (step - part.first_step) % (part.steps // part.phase.epochs)
+        unit = min(self.config.micro_batch or size, size)
+        return min(size, math.ceil((self.epoch_size - local * size) / unit) * unit)
+
     def epoch_ends(self, done: int) -> bool:
         """Whether an epoch, or a phase of steps, is complete after `done` steps."""
         part = self._part(done - 1)
@@ -158,14 +168,15 @@ class Plan:
         """The samples of a step, over all processes.
 
         An epoch's order is a pure function of the seed and the epoch; its last batch is filled up
-        from the order's beginning.
+        from the order's beginning, to a multiple of `micro_batch`.
         """
         part = self._part(step)
         size = part.phase.batch_size
         local = step - part.first_step
         first = part.first_number + local * size
         return [
-            self._draw(first + k, self._place(part, local * size + k), part) for k in range(size)
+            self._draw(first + k, self._place(part, local * size + k), part)
+            for k in range(self.size(step))
         ]
 
     def _place(self, part: _Part, position: int) -> tuple[int, int]:
@@ -203,7 +214,7 @@ class Plan:
             for index in pool.validation
         ]
         chosen = _spread(np.arange(len(held)), self.config.validation_limit)
-        return [Draw(*held[k], k, resolution_px) for k in chosen.tolist()]
+        return [Draw(held[k][0], held[k][1], k, resolution_px) for k in chosen.tolist()]
 
     def _part(self, step: int) -> _Part:
         return next(p for p in reversed(self._parts) if p.first_step <= max(step, 0))

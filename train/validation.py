@@ -12,6 +12,7 @@ from torch.nn import functional
 from depthmask.chain import MaskDepthChain
 from depthmask.frames import FloatArray, Normalisation, UInt8Array
 from depthmask.metrics import DepthAccumulator, MaskAccumulator, binary, median_scaled
+from depthmask.presets import ChainSpec
 from depthmask.train.config import TrainingConfig
 from depthmask.train.dataset import Batch, MixedDataset
 from depthmask.train.modes import depth_scale_m
@@ -60,7 +61,8 @@ class Validation:
         draws = self._plan.validation(resolution_px)
         spec = chain.spec
         dataset = MixedDataset(self._sources, Normalisation(spec.mean, spec.std))
-        tally, rows = _Tally(), []
+        tally = _Tally()
+        rows: list[Row] = []
         for start in range(0, len(draws), _BATCH):
             batch = _batch(dataset, draws[start : start + _BATCH])
             masks, depths = self._predict(chain, batch)
@@ -138,7 +140,7 @@ def _batch(dataset: MixedDataset, draws: Sequence[Draw]) -> Batch:
 
 
 def _row(
-    batch: Batch, number: int, mask_HW: FloatArray, depth_m_HW: FloatArray, spec: Normalisation
+    batch: Batch, number: int, mask_HW: FloatArray, depth_m_HW: FloatArray, spec: ChainSpec
 ) -> Row:
     image_HW3 = batch.image_B3HW[number].permute(1, 2, 0).numpy()
     shown_HW3 = np.clip((image_HW3 * np.asarray(spec.std) + np.asarray(spec.mean)) * 255, 0, 255)

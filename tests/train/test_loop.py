@@ -130,7 +130,7 @@ def test_a_preset_is_trained_from_random_weights(assets, tmp_path):
         {"mode": "relevance", "adapt_depth": True},
         {"mode": "distill"},
         {"recipe": GRID, "phases": (Phase(32, 4, epochs=1), Phase(38, 4, epochs=1))},
-        {"validation_share": 0.2, "validation_limit": 2, "validate_every_steps": 1},
+        {"validation_share": 0.2, "validation_limit": 2, "validate_every_steps": 2},
     ],
     ids=["supervised", "relevance", "distill", "epochs", "measured"],
 )

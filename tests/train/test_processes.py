@@ -130,7 +130,7 @@ def test_another_number_of_processes_or_an_uneven_one_is_refused(together, asset
         tiny_trained.train_tiny(CONFIG, assets, together["live"])
     material = gather(CONFIG, assets)
     three = Processes(0, 3, torch.device("cpu"))
-    with pytest.raises(UsageError, match="multiple of the 3 processes"):
+    with pytest.raises(UsageError, match="of the 3 processes"):
         loop.Run(
             CONFIG,
             tmp_path / "run",

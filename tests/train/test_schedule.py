@@ -56,6 +56,15 @@ def test_an_epoch_takes_each_index_once_and_fills_up_its_last_batch():
     ]  # fmt: skip
 
 
+def test_the_last_batch_of_an_epoch_is_filled_up_to_whole_micro_batches():
+    made = plan([pool(11)], Phase(32, 8, epochs=2), micro_batch=2)
+    assert [made.size(step) for step in range(4)] == [8, 4, 8, 4]
+    first = taken(made, (0, 1))
+    assert len(first) == 12
+    assert first[11] == first[0]
+    assert sorted(first[:11]) == sorted(taken(made, (2, 3))[:11]) == list(range(100, 111))
+
+
 def test_steps_over_a_finite_source_go_on_into_the_next_pass():
     made = plan([pool(5)], Phase(32, 4, 3))
     passes = taken(made, range(3))
