@@ -71,9 +71,10 @@ def straightforward(
     """Image (H,W,3) and mask (H,W) of sample `index` as one writes it first."""
     chosen = placements(recipe, np.array([index]))
     size = recipe.canvas_px
-    image = cv2.cvtColor(cv2.imread(str(backgrounds[chosen.background[0]])), cv2.COLOR_BGR2RGB)
+    image = np.asarray(cv2.imread(str(backgrounds[chosen.background[0]])))
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    cutout = cv2.imread(str(foregrounds[chosen.foreground[0]]), cv2.IMREAD_UNCHANGED)
+    cutout = np.asarray(cv2.imread(str(foregrounds[chosen.foreground[0]]), cv2.IMREAD_UNCHANGED))
     cutout = cv2.cvtColor(cutout, cv2.COLOR_BGRA2RGBA)
     share = int(chosen.longest_px[0]) / max(cutout.shape[:2])
     height, width = (max(1, round(side * share)) for side in cutout.shape[:2])
@@ -154,7 +155,8 @@ def _cpu_ms(way: Callable[[int], object], indices: list[int]) -> float:
 
 
 def _indices(recipe: GridRecipe, count: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(recipe.count, size=count).tolist()
+    drawn = np.random.default_rng(seed).integers(recipe.count, size=count)
+    return [int(index) for index in drawn]
 
 
 def _bare(sample: Sample) -> Sample:

@@ -85,7 +85,7 @@ def degrade(image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
     if rng.random() < 0.35:
-        noise_HW3 = rng.standard_normal(image.shape, np.float32)
+        noise_HW3 = np.asarray(rng.standard_normal(image.shape, np.float32))
         noise_HW3 *= rng.uniform(1, 10)
         noise_HW3 += image
         image = np.clip(noise_HW3, 0, 255, out=noise_HW3).astype(np.uint8)
