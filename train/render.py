@@ -59,7 +59,7 @@ def draw(scene: Scene, size_px: int) -> Sample:
     colours_N3 = hits.colours_N3.copy()
     mask_N = hits.is_object_N.astype(np.float32)
 
-    edge_E = np.flatnonzero(_edges(hits.part_N.reshape(size_px, size_px)))
+    edge_E = np.flatnonzero(_edges(hits.face_N.reshape(size_px, size_px)))
     offsets_S2 = _SUB_RAYS / np.float32(size_px)
     finer = tracer.cast((xy_N2[edge_E, None] + offsets_S2).reshape(-1, 2))
     colours_N3[edge_E] = finer.colours_N3.reshape(-1, len(offsets_S2), 3).mean(1)
@@ -76,11 +76,11 @@ def draw(scene: Scene, size_px: int) -> Sample:
 
 @dataclass
 class _Hits:
-    """What rays meet; `part_N` numbers surfaces, billboards after them."""
+    """What rays meet; `face_N` numbers faces of surfaces, billboards after them."""
 
     colours_N3: FloatArray
     depth_m_N: FloatArray
-    part_N: IntArray
+    face_N: IntArray
     is_object_N: npt.NDArray[np.bool_]
 
 
@@ -98,6 +98,7 @@ class _Tracer:
         self._offsets_T = _dot(self._normals_T3, corners[:, 0])
         rounded_T33 = scene.surfaces.mesh.normals_T33
         self._is_round_T = (rounded_T33 != rounded_T33[:, :1]).any((1, 2))
+        self._face_T = self._faces()
         uv_T32 = scene.surfaces.uv_T32
         self._uv_T23 = np.stack(
             [uv_T32[:, 0], uv_T32[:, 1] - uv_T32[:, 0], uv_T32[:, 2] - uv_T32[:, 0]], axis=2
@@ -123,12 +124,20 @@ class _Tracer:
         hits = _Hits(
             self._shade(found, triangle_N, rays_N3, depth_m_N, xy_N2),
             depth_m_N,
-            np.where(missed_N, -1, surfaces.part_T[triangle_N]).astype(np.int32),
+            np.where(missed_N, -1, self._face_T[triangle_N]).astype(np.int32),
             surfaces.is_object_T[triangle_N] & ~missed_N,
         )
         for number, billboard in enumerate(self._scene.billboards):
             self._show(billboard, number, xy_N2, rays_N3, hits)
         return hits
+
+    def _faces(self) -> IntArray:
+        """Numbers triangles (T,) by what has no edge inside: a part's plane, or a round part."""
+        planes_T4 = np.column_stack([self._normals_T3, self._offsets_T]).round(3)
+        planes_T4[self._is_round_T] = 0
+        keys_T5 = np.column_stack([self._scene.surfaces.part_T, planes_T4])
+        _, face_T = np.unique(keys_T5, axis=0, return_inverse=True)
+        return np.asarray(face_T.reshape(-1), np.int32)
 
     def _shade(
         self,
@@ -237,7 +246,7 @@ class _Tracer:
         gain = np.float32(255 * billboard.gain) / texels_n4[:, 3:]
         hits.colours_N3[near] = (texels_n4[:, :3] * gain).clip(0, 255)
         hits.depth_m_N[near] = depth_n
-        hits.part_N[near] = _FIRST_BILLBOARD + number
+        hits.face_N[near] = _FIRST_BILLBOARD + number
         hits.is_object_N[near] = True
 
 
@@ -328,11 +337,11 @@ def _inside(uv_N2: FloatArray) -> npt.NDArray[np.bool_]:
     return (across_N >= 0) & (across_N < 1) & (down_N >= 0) & (down_N < 1)
 
 
-def _edges(part_HW: IntArray) -> npt.NDArray[np.bool_]:
-    """Pixels beside another part: on either side of the border between them."""
-    edge_HW = np.zeros(part_HW.shape, np.bool_)
-    down_HW = part_HW[1:] != part_HW[:-1]
-    across_HW = part_HW[:, 1:] != part_HW[:, :-1]
+def _edges(face_HW: IntArray) -> npt.NDArray[np.bool_]:
+    """Pixels beside another face: on either side of the border between them."""
+    edge_HW = np.zeros(face_HW.shape, np.bool_)
+    down_HW = face_HW[1:] != face_HW[:-1]
+    across_HW = face_HW[:, 1:] != face_HW[:, :-1]
     edge_HW[1:] |= down_HW
     edge_HW[:-1] |= down_HW
     edge_HW[:, 1:] |= across_HW
