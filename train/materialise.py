@@ -26,7 +26,7 @@ from depthmask.errors import DepthmaskError, InputError, OutputError, UsageError
 from depthmask.samples import DATASET_FILE, DatasetInfo
 from depthmask.train.compose import check_labels
 from depthmask.train.encoding import depth_scale, depth_unit
-from depthmask.train.material import Assets
+from depthmask.train.material import Assets, UInt8Array
 from depthmask.train.parking import parked
 from depthmask.train.recipe import Recipe, count_of
 from depthmask.train.shards import Format, Job
@@ -121,7 +121,7 @@ def materialise(
     )
     goes_on = _goes_on(out, info, overwrite=overwrite)
     to_make = sum(map(job.missing, range(job.blocks))) if goes_on else count
-    _check_space(job, assets, to_make)
+    _check_space(job, assets, to_make, workers)
     if not goes_on:
         _new_data_set(out, info)
     with _alone(out):
@@ -136,11 +136,15 @@ def materialise(
 def assets_digest(assets: Assets) -> str:
     """One sha256 over all decoded pictures, in their order."""
     digest = hashlib.sha256()
-    cutouts = [cutout.premultiplied_HW4 for cutout in assets.foregrounds]
-    for picture in itertools.chain(cutouts, assets.backgrounds, assets.photos):
+    for picture in _pictures(assets):
         digest.update(repr(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
     return digest.hexdigest()
+
+
+def _pictures(assets: Assets) -> Iterator[UInt8Array]:
+    cutouts = (cutout.premultiplied_HW4 for cutout in assets.foregrounds)
+    return itertools.chain(cutouts, assets.backgrounds, assets.photos)
 
 
 def _make(job: Job, assets: Assets, workers: int, to_make: int, progress: Progress) -> None:
@@ -153,7 +157,7 @@ def _make(job: Job, assets: Assets, workers: int, to_make: int, progress: Progre
     progress(job.count - to_make, job.count)
     workers = min(workers, job.blocks)
     if workers > 1 and to_make:
-        with parked(assets) as pictures:
+        with parked(assets, job.out) as pictures:
             make_blocks(job, pictures, blocks, workers, tick)
         return
     cv2_threads = cv2.getNumThreads()
@@ -226,14 +230,16 @@ def _check_same(found: ComposedInfo, wanted: ComposedInfo, out: Path) -> None:
         )
 
 
-def _check_space(job: Job, assets: Assets, to_make: int) -> None:
-    """Refuse what will not fit, by the size of a few samples."""
+def _check_space(job: Job, assets: Assets, to_make: int, workers: int) -> None:
+    """Refuse what will not fit, by the size of a few samples; workers want the pictures as a file."""
     if not to_make:
         return
     probes = np.unique(np.linspace(0, job.count - 1, _PROBES).astype(int)).tolist()
     files = [job.encode(assets, index) for index in probes]
     sizes = [len(content) + _OVERHEAD_BYTES for sample in files for content in sample.values()]
     needed_bytes = _SPARE_SHARE * to_make * sum(sizes) / len(probes)
+    if workers > 1:
+        needed_bytes += sum(picture.nbytes for picture in _pictures(assets))
     parent = job.out.absolute()
     while not parent.exists():
         parent = parent.parent

@@ -18,6 +18,8 @@ import numpy as np
 from depthmask.errors import OutputError
 from depthmask.train.compose import Assets, Cutout
 
+PARKED = ".depthmask-"
+
 
 @dataclass(frozen=True)
 class ParkedAssets:
@@ -43,28 +45,39 @@ class ParkedAssets:
 
 
 @contextmanager
-def parked(assets: Assets) -> Iterator[ParkedAssets]:
+def parked(assets: Assets, parent: Path | None = None) -> Iterator[ParkedAssets]:
     """Write the pictures to a temporary file, which goes when the block ends.
+
+    After a SIGKILL it stays: `parent` puts it where the next run finds it, under a name that begins
+    with `PARKED`; by default it is in the system's folder for temporary files.
 
     Raises:
         OutputError: the folder for temporary files cannot be written.
     """
     cutouts = [cutout.premultiplied_HW4 for cutout in assets.foregrounds]
     pictures = [*cutouts, *assets.backgrounds, *assets.photos]
-    with tempfile.TemporaryDirectory(prefix="depthmask-") as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=PARKED, dir=parent)
+    except OSError as error:
+        raise _no_room(str(parent or tempfile.gettempdir()), error) from error
+    with temporary as folder:
         file = Path(folder) / "pictures"
         try:
             with file.open("wb") as stream:
                 for picture in pictures:
                     stream.write(np.ascontiguousarray(picture).tobytes())
         except OSError as error:
-            raise OutputError(
-                f"{folder} must hold the pictures for the workers, but got: {error.strerror}. Try"
-                " --workers 0, or TMPDIR on another disk"
-            ) from error
+            raise _no_room(folder, error) from error
         yield ParkedAssets(
             file,
             tuple(cutout.name for cutout in assets.foregrounds),
             tuple(picture.shape for picture in pictures),
             len(assets.backgrounds),
         )
+
+
+def _no_room(folder: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"{folder} must hold the pictures for the workers, but got: {error.strerror}. Try without"
+        " --workers, or another disk (TMPDIR, --out)"
+    )

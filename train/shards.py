@@ -7,6 +7,7 @@ is complete: a shard appears by a rename, a loose sample is there when its image
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from depthmask.train.compose import compose
 from depthmask.train.encoding import depth_unit, describe_sample, encode_sample
 from depthmask.train.grid import prepare
 from depthmask.train.material import Assets
+from depthmask.train.parking import PARKED
 from depthmask.train.recipe import GridRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class Job:
 
     def remove_leftovers(self) -> None:
         """Of writes that were killed; no other process may be at work."""
+        for folder in self.out.glob(f"{PARKED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         for pattern in (".shard-*", ".[0-9]*"):
             for leftover in self.out.glob(pattern):
                 leftover.unlink(missing_ok=True)

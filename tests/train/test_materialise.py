@@ -304,6 +304,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     materialise(recipe, assets, tmp_path / "data", 60, shard_size=4)
     materialise(recipe, assets, tmp_path / "whole", 60, shard_size=4)
     assert killed >= min(kills, 8)
+    assert not list((tmp_path / "data").glob(".*"))
     assert digests(tmp_path / "data") == digests(tmp_path / "whole")
 
 
