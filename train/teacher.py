@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +18,11 @@ import numpy.typing as npt
 
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
-from depthmask.train.teacher_options import Layout, TeacherOptions
+from depthmask.train.teacher_options import Layout, TeacherOptions, with_imagenet
 
 FloatArray = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _LOG_NOTHING = 4
 # A network whose last layer is a ReLU gives a few zeros: those pixels have no depth. More of them,
@@ -105,13 +104,7 @@ class MaskTeacher:
         options = options or TeacherOptions()
         if options.inverse:
             raise UsageError("inverse is an option of a depth teacher, but this one gives masks")
-        if options.mean is None and options.std is None:
-            low, high = options.value_range
-            red, green, blue = (low + (high - low) * mean for mean in _IMAGENET_MEAN)
-            options = replace(options, mean=(red, green, blue))
-            red, green, blue = ((high - low) * std for std in _IMAGENET_STD)
-            options = replace(options, std=(red, green, blue))
-        return cls(Network(path, options, Resolution(320, 320), threads))
+        return cls(Network(path, options, Resolution(320, 320), threads, imagenet=True))
 
     def __call__(self, image_HW3: UInt8Array) -> FloatArray:
         """Soft mask (H,W) in [0, 1].
@@ -153,13 +146,20 @@ class Network:
     """One map from one image; the session belongs to a process and is opened again in another."""
 
     def __init__(
-        self, path: Path, options: TeacherOptions, default_size: Resolution, threads: int
+        self,
+        path: Path,
+        options: TeacherOptions,
+        default_size: Resolution,
+        threads: int,
+        *,
+        imagenet: bool = False,
     ) -> None:
         self.path = path.absolute()
         self.options = options
         self._default_size = default_size
         self._threads = threads
-        self.digest = _digest(self.path, options, default_size)
+        self._imagenet = imagenet
+        self.digest = _digest(self.path, options, default_size, imagenet=imagenet)
         self._open()
 
     def run(self, image_HW3: UInt8Array) -> FloatArray:
@@ -190,11 +190,17 @@ class Network:
         return np.ascontiguousarray(map_hw, np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Network, (self.path, self.options, self._default_size, self._threads)
+        again = partial(Network, imagenet=self._imagenet)
+        return again, (self.path, self.options, self._default_size, self._threads)
 
     def _open(self) -> None:
         self._session = _open_session(self.path, self._threads)
-        self._plan = _plan(self._session, self.path, self.options, self._default_size)
+        options = with_imagenet(self.options) if self._imagenet else self.options
+        self._plan = _plan(self._session, self.path, options, self._default_size)
+        if self._plan.dtype == np.uint8 and self.options.scales:
+            raise UsageError(
+                f"the input of {self.path} is bytes, but got range, mean or std. Try without them"
+            )
         self._process = os.getpid()
 
 
@@ -208,22 +214,26 @@ class _Plan:
     size: Resolution
     dtype: Any
     options: TeacherOptions
+    """Their range, mean and std are for floats: a network that takes bytes gets them as they are."""
 
     def tensor(self, image_HW3: UInt8Array) -> npt.NDArray[Any]:
         size = (self.size.width, self.size.height)
         shrinks = size[0] <= image_HW3.shape[1] and size[1] <= image_HW3.shape[0]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small_hw3 = np.asarray(cv2.resize(image_HW3, size, interpolation=method), np.float32)
+        if self.dtype == np.uint8:
+            return self._arranged(small_hw3.round())
         low, high = self.options.value_range
         values_hw3: npt.NDArray[Any] = small_hw3 * np.float32((high - low) / 255) + np.float32(low)
         if self.options.mean is not None:
             values_hw3 = values_hw3 - np.array(self.options.mean, np.float32)
         if self.options.std is not None:
             values_hw3 = values_hw3 / np.array(self.options.std, np.float32)
+        return self._arranged(values_hw3)
+
+    def _arranged(self, values_hw3: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.layout == "nchw":
             values_hw3 = values_hw3.transpose(2, 0, 1)
-        if self.dtype == np.uint8:
-            values_hw3 = values_hw3.round().clip(0, 255)
         return np.ascontiguousarray(values_hw3[None], self.dtype)
 
 
@@ -292,7 +302,9 @@ def _open_session(path: Path, threads: int) -> Any:  # noqa: ANN401
         raise InputError(f"{path} cannot be loaded by ONNX Runtime: {_line(error)}") from error
 
 
-def _digest(path: Path, options: TeacherOptions, default_size: Resolution) -> str:
+def _digest(
+    path: Path, options: TeacherOptions, default_size: Resolution, *, imagenet: bool
+) -> str:
     try:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -301,7 +313,7 @@ def _digest(path: Path, options: TeacherOptions, default_size: Resolution) -> st
             f"{path} must be an ONNX model, but: {error.strerror}. Try"
             " `dmx data fetch --networks`, or another file"
         ) from error
-    return hashlib.sha256(f"{content} {options!r} {default_size}".encode()).hexdigest()
+    return hashlib.sha256(f"{content} {options!r} {default_size} {imagenet}".encode()).hexdigest()
 
 
 def _resize_map(map_hw: FloatArray, size: tuple[int, ...]) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from depthmask.frames import Resolution
 
 Layout = Literal["nchw", "nhwc"]
 Triple = tuple[float, float, float]
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class TeacherOptions:
             )
         if self.std is not None and min(self.std) <= 0:
             raise UsageError(f"a teacher's std must be above 0, but got {self.std}")
+
+    @property
+    def scales(self) -> bool:
+        """Whether range, mean or std were given."""
+        return self.value_range != (0, 1) or self.mean is not None or self.std is not None
+
+
+def with_imagenet(options: TeacherOptions) -> TeacherOptions:
+    """ImageNet's mean and std, in units of the range, where neither is given."""
+    if options.mean is not None or options.std is not None:
+        return options
+    low, high = options.value_range
+    red, green, blue = (low + (high - low) * mean for mean in _IMAGENET_MEAN)
+    mean = (red, green, blue)
+    red, green, blue = ((high - low) * std for std in _IMAGENET_STD)
+    return replace(options, mean=mean, std=(red, green, blue))
 
 
 def parse_teacher(text: str) -> tuple[Path, TeacherOptions]:

@@ -100,8 +100,15 @@ def test_opset_7_float16_and_bytes_as_inputs(tmp_path):
             inputs=[("image", [1, 3, 32, 32], kind)],
             constants={"full": 255.0},
         )
-        depth = DepthTeacher.open(path, TeacherOptions(value_range=(0, 255)))(IMAGE)
-        np.testing.assert_allclose(depth, expected(), atol=tolerance)
+        options = TeacherOptions(value_range=(0, 255))
+        if kind == TensorProto.UINT8:
+            with pytest.raises(UsageError, match="is bytes, but got range, mean or std"):
+                DepthTeacher.open(path, options)
+            options = None
+            np.testing.assert_allclose(MaskTeacher.open(path)(IMAGE), expected(), atol=tolerance)
+        np.testing.assert_allclose(
+            DepthTeacher.open(path, options)(IMAGE), expected(), atol=tolerance
+        )
 
 
 def test_range_mean_and_std(tmp_path):
