@@ -48,7 +48,7 @@ class TeacherOptions:
     @property
     def scales(self) -> bool:
         """Whether range, mean or std were given."""
-        return self.value_range != (0, 1) or self.mean is not None or self.std is not None
+        return self.value_range != (0.0, 1.0) or self.mean is not None or self.std is not None
 
 
 def with_imagenet(options: TeacherOptions) -> TeacherOptions:

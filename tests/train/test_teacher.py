@@ -252,6 +252,8 @@ def test_a_pickled_teacher_is_the_same_teacher(tmp_path, monkeypatch):
     assert again.digest == teachers.digest
     np.testing.assert_array_equal(again.depth(IMAGE), depth(IMAGE))
     np.testing.assert_array_equal(again.mask(IMAGE), mask(IMAGE))
+    plain = MaskTeacher.open(tmp_path / "m.onnx")
+    assert pickle.loads(pickle.dumps(plain)).digest == plain.digest != mask.digest
     assert len({Teachers().digest, Teachers(depth).digest, teachers.digest}) == 3
 
 
