@@ -16,23 +16,27 @@ UInt8Array = npt.NDArray[np.uint8]
 
 def relight(patch_HW4: UInt8Array, image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Gain and offset per channel, sometimes towards the background's own light."""
-    alpha_HW1 = patch_HW4[:, :, 3:].astype(np.float32) / 255
+    alpha_HW = patch_HW4[:, :, 3].astype(np.float32) / 255
     gain_3 = rng.uniform(0.65, 1.25) * rng.uniform(0.92, 1.08, 3)
     if rng.random() < 0.5:
-        mean_3 = _colour_sum(patch_HW4) / max(float(alpha_HW1.sum()), 1.0)
+        mean_3 = _colour_sum(patch_HW4) / max(float(alpha_HW.sum()), 1.0)
         image_sum_3 = np.array(cv2.sumElems(image_HW3)[:3])
         towards_3 = (image_sum_3 / image_HW3[:, :, 0].size + 20) / (mean_3 + 20)
         gain_3 = gain_3 * towards_3 ** rng.uniform(0, 0.7)
     offset = rng.uniform(-15, 15)
-    lit_HW3 = patch_HW4[:, :, :3] * gain_3
-    lit_HW3 += offset * alpha_HW1
-    np.clip(lit_HW3, 0, 255 * alpha_HW1, out=lit_HW3)
+    # Plane by plane: arrays of three interleaved colours would be worked on three values at a time.
+    most_HW, shift_HW = 255 * alpha_HW, offset * alpha_HW
+    lit_3HW = []
+    for colour, gain in enumerate(gain_3):
+        lit_HW = np.multiply(patch_HW4[:, :, colour], gain, dtype=np.float64)
+        lit_HW += shift_HW
+        lit_3HW.append(np.clip(lit_HW, 0, most_HW, out=lit_HW))
     if rng.random() < 0.3:
-        softened_HW4 = cv2.GaussianBlur(
-            np.dstack([lit_HW3, 255 * alpha_HW1]), (0, 0), rng.uniform(0.4, 1.0)
-        )
+        planes_4HW = [*lit_3HW, most_HW.astype(np.float64)]
+        softened_HW4 = cv2.GaussianBlur(cv2.merge(planes_4HW), (0, 0), rng.uniform(0.4, 1.0))
         return np.asarray(softened_HW4 + 0.5, np.uint8)
-    return np.dstack([(lit_HW3 + 0.5).astype(np.uint8), patch_HW4[:, :, 3]])
+    rounded_3HW = [(lit_HW + 0.5).astype(np.uint8) for lit_HW in lit_3HW]
+    return np.asarray(cv2.merge([*rounded_3HW, patch_HW4[:, :, 3]]), np.uint8)
 
 
 def cast_shadow(
@@ -55,7 +59,9 @@ def cast_shadow(
     rows = slice(max(0, centre[1] - reach), max(0, centre[1] + reach))
     if shade_HW[rows].size:
         soft_HW = cv2.GaussianBlur(shade_HW[rows], (0, 0), sigma)
-        image_HW3[rows] = (image_HW3[rows] * (1 - soft_HW[:, :, None])).astype(np.uint8)
+        clear_HW = 1 - soft_HW
+        lit_HW3 = image_HW3[rows] * np.asarray(cv2.merge([clear_HW, clear_HW, clear_HW]))
+        image_HW3[rows] = lit_HW3.astype(np.uint8)
 
 
 def rotate(cutout_HW4: UInt8Array, degrees: float) -> UInt8Array:
