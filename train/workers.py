@@ -11,7 +11,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
 
 from depthmask.errors import DepthmaskError, UnavailableError
@@ -60,6 +60,8 @@ def starting() -> Iterator[None]:
     A terminal sends Ctrl-C to the whole group, and a worker that is still importing would die of it
     with a traceback. BLAS reads its number of threads when it loads; a second thread only spins.
     """
+    # It is started with the first process, and lets Ctrl-C through again when it is (CPython does so).
+    resource_tracker.ensure_running()
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = {name: os.environ.get(name) for name in wanted}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -87,6 +90,35 @@ def test_compose_interrupted_goes_on_with_the_same_command(dmx, assets, tmp_path
     assert code == 0
     assert json.loads(text) == {"out": str(parts), "count": 5, "made": 3, "skipped": []}
     assert content(parts) == content(whole)
+
+
+def group_of(process):
+    """The process group of a folder in /proc; None of a process that is gone."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return None
+
+
+def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(assets, tmp_path):
+    """A terminal sends it to the whole process group."""
+    out = tmp_path / "data"
+    options = ("--limit", "100000", "--shard-size", "50000", "--workers", "2")
+    command = [sys.executable, "-m", "depthmask", *map(str, compose(assets, out, *options))]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list(out.glob(".shard-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on" in err
+    assert "Traceback" not in err
+    assert [path.name for path in out.iterdir()] == ["dataset.json"]
+    running = [pid for pid in Path("/proc").glob("[0-9]*") if group_of(pid) == process.pid]
+    assert not [pid for pid in running if b"spawn_main" in (pid / "cmdline").read_bytes()]
 
 
 def test_compose_on_a_disk_that_is_too_small_is_an_output_error(dmx, assets, tmp_path, monkeypatch):
