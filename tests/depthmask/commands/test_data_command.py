@@ -92,12 +92,13 @@ def test_compose_interrupted_goes_on_with_the_same_command(dmx, assets, tmp_path
     assert content(parts) == content(whole)
 
 
-def group_of(process):
-    """The process group of a folder in /proc; None of a process that is gone."""
+def is_worker(process, group):
+    """Whether a folder in /proc is of a worker process of this group; one may go meanwhile."""
     try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+        found = int((process / "stat").read_text().rpartition(")")[2].split()[2])
+        return found == group and b"spawn_main" in (process / "cmdline").read_bytes()
     except OSError:
-        return None
+        return False
 
 
 def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(assets, tmp_path):
@@ -117,8 +118,7 @@ def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(assets, tmp_path):
     assert "The same command goes on" in err
     assert "Traceback" not in err
     assert [path.name for path in out.iterdir()] == ["dataset.json"]
-    running = [pid for pid in Path("/proc").glob("[0-9]*") if group_of(pid) == process.pid]
-    assert not [pid for pid in running if b"spawn_main" in (pid / "cmdline").read_bytes()]
+    assert not [one for one in Path("/proc").glob("[0-9]*") if is_worker(one, process.pid)]
 
 
 def test_compose_on_a_disk_that_is_too_small_is_an_output_error(dmx, assets, tmp_path, monkeypatch):
