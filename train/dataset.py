@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from depthmask.errors import UnavailableError
+from depthmask.errors import DepthmaskError, UnavailableError
 from depthmask.frames import FloatArray, Normalisation, Resolution, resize_weights, to_network
 from depthmask.train.parking import ParkedAssets, parked
 from depthmask.train.recipe import Recipe
@@ -97,6 +97,7 @@ def batches(
     """One batch for each list of draws, made by `workers` processes (0: by this one).
 
     Raises:
+        InputError: a sample of a data set is damaged.
         OutputError: the folder for temporary files cannot be written.
         UnavailableError: a worker died.
 
@@ -123,6 +124,11 @@ def batches(
                 yield from iterator
             finally:
                 del iterator  # ends the workers, before their pictures go
+        except DepthmaskError as error:
+            # A worker's arrives with its traceback in the message, which is for bugs only.
+            raise type(error)(
+                str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            ) from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

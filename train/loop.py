@@ -246,7 +246,7 @@ class Run:
 
     def _require_origin(self, origin: dict[str, str]) -> None:
         for what, digest in self._origin.items():
-            if origin.get(what, "") != digest:
+            if origin.get(what, digest) != digest:
                 raise UsageError(
                     f"{self.folder.path} must be gone on with from the same {what}, but they differ."
                     f" Try the run's own {what}, or another --out"
@@ -305,32 +305,33 @@ class _Clock:
 
     def __init__(self) -> None:
         self._waited = self._spent = 0.0
-        self._from = time.perf_counter()
-        self._ready = self._from
+        self._last_end = self._asked = self._ready = time.perf_counter()
         self._steps = 0
         self.newest_share = 0.0
 
     def waits(self, made: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, with the time until each is there."""
+        """The batches, noting when each was asked for and when it was there."""
+        self._asked = time.perf_counter()
         for batch in made:
             self._ready = time.perf_counter()
             yield batch
+            self._asked = time.perf_counter()
 
     def step_done(self) -> float:
-        """Note the end of a step; gives its seconds, with the wait before it."""
+        """Note the end of a step; gives the seconds since the one before, all told."""
         now = time.perf_counter()
-        wait, whole = self._ready - self._from, now - self._from
-        self._from = now
+        wait, step = self._ready - self._asked, now - self._asked
         self._steps += 1
-        self.newest_share = wait / max(whole, 1e-9)
+        self.newest_share = wait / max(step, 1e-9)
         if self._steps > 1:
             self._waited += wait
-            self._spent += whole
-        return whole
+            self._spent += step
+        since, self._last_end = now - self._last_end, now
+        return since
 
     @property
     def share(self) -> float | None:
-        """Of the time of all steps but the first."""
+        """Of the time of all steps but the first; measuring and saving between them is neither."""
         return self._waited / self._spent if self._spent else None
 
 

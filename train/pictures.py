@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ TILE_PX = 128
 _TITLES = ("image", "mask", "true mask", "depth", "true depth")
 _TITLE_PX = 20
 _CURVES = ("mask_iou", "depth_in_mask_scaled_delta1", "depth_frame_scaled_delta1", "mask_share")
-_SMOOTHED_STEPS = 50
+_POINTS = 200
 _UNKNOWN = np.array([60, 30, 60], np.uint8)
 
 
@@ -38,7 +39,7 @@ def picture_grid(rows: Sequence[Row]) -> bytes:
 
 
 def learning_curves(run: Path) -> bytes:
-    """A PNG of the losses (mean of 50 steps) and the metrics over the steps."""
+    """A PNG of the losses (smoothed) and the metrics over the steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,7 +70,9 @@ def _lines(path: Path) -> list[dict[str, float]]:
 
 
 def _smoothed(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    parts = [points[k : k + _SMOOTHED_STEPS] for k in range(0, len(points), _SMOOTHED_STEPS)]
+    """Means of so many neighbours that about `_POINTS` are left."""
+    several = math.ceil(len(points) / _POINTS)
+    parts = [points[k : k + several] for k in range(0, len(points), several)]
     return [part[-1][0] for part in parts], [sum(y for _, y in part) / len(part) for part in parts]
 
 

@@ -1,22 +1,24 @@
-"""`python -m depthmask.train.release RUN OUT`: a finished training's checkpoint, in float16, to ship."""
+"""`python -m depthmask.train.release RUN OUT`: a training's checkpoint, in float16, to ship."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from depthmask.checkpoint import load_checkpoint, read_info, save_checkpoint
+from depthmask.checkpoint import SPEC_FILE, load_checkpoint, read_info, save_checkpoint
 from depthmask.errors import DepthmaskError
 
 
 def release(run: Path, out: Path) -> None:
-    """Write the checkpoint of the run folder `run` to `out`, with its weights in float16.
+    """Write a checkpoint to `out`, with its weights in float16.
+
+    `run` is a finished run's folder, or a checkpoint itself (such as a run's `best`).
 
     Raises:
         InputError: the run is not finished, or its checkpoint is damaged.
         OutputError: `out` cannot be written.
     """
-    checkpoint = run / "checkpoint"
+    checkpoint = run if (run / SPEC_FILE).is_file() else run / "checkpoint"
     training = read_info(checkpoint).training
     save_checkpoint(load_checkpoint(checkpoint), out, training=training, half=True, overwrite=True)
 

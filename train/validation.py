@@ -72,7 +72,7 @@ class Validation:
                 if len(rows) < _PICTURES:
                     rows.append(row)
         metrics = tally.metrics()
-        return Measured(metrics, tuple(rows), self._score(metrics, spec.kind))
+        return Measured(metrics, tuple(rows), self._score(metrics, spec))
 
     def _predict(self, chain: MaskDepthChain, batch: Batch) -> tuple[FloatArray, FloatArray]:
         moved = batch.to(next(chain.parameters()).device)
@@ -83,11 +83,15 @@ class Validation:
         depth_m_B1HW = depth_B1HW * depth_scale_m(chain.spec, self._config)
         return mask_B1HW[:, 0].cpu().numpy(), depth_m_B1HW[:, 0].cpu().numpy()
 
-    def _score(self, metrics: dict[str, float], kind: str) -> float | None:
-        """Mean of IoU, for a mask that labels teach, and the delta1 that the kind is judged by."""
-        region = "in_mask" if kind == "foreground" else "frame"
-        names = [f"depth_{region}_scaled_delta1"]
-        if kind == "foreground":
+    def _score(self, metrics: dict[str, float], spec: ChainSpec) -> float | None:
+        """Mean of the delta1 that the chain is judged by and, for a mask that labels teach, its IoU.
+
+        In mode `relevance` it is the share of the frame that the mask closes in the place of IoU.
+        """
+        region = "in_mask" if spec.kind == "foreground" else "frame"
+        how = "unaligned" if spec.depth_unit == "m" else "scaled"
+        names = [f"depth_{region}_{how}_delta1"]
+        if spec.kind == "foreground":
             names.append("mask_iou")
         if self._config.mode == "relevance":
             names.append("mask_closed_share")

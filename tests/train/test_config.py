@@ -8,7 +8,18 @@ from depthmask.train.config import Phase, TrainingConfig, read_config
 from depthmask.train.recipe import GridRecipe, StageRecipe
 
 
-@pytest.mark.parametrize("name", ["lite", "lite-round2", "reference", "bench-weights"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bench-weights",
+        "lite",
+        "lite-mask",
+        "lite-round2",
+        "reference",
+        "relevance-depth",
+        "relevance-mask",
+    ],
+)
 def test_a_shipped_configuration_is_valid(name):
     assert read_config(name).phases
 

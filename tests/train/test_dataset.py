@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from depthmask.errors import UnavailableError
+from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Normalisation, Resolution
+from depthmask.samples import open_samples
 from depthmask.train import dataset as dataset_module
 from depthmask.train.dataset import Batch, MixedDataset, batches, sample_tensors
 from depthmask.train.recipe import StageRecipe
 from depthmask.train.schedule import Draw
-from depthmask.train.sources import RecipeSource, TrainingSample
+from depthmask.train.sources import DatasetSource, RecipeSource, TrainingSample
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -58,12 +60,31 @@ def test_depth_takes_the_nearest_sample():
     assert set(made.depth_B1HW.unique().tolist()) == {1.0, 2.0, 3.0, 9.0}
 
 
-def test_workers_make_the_same_batches(mixed):
+def until_damaged(dataset, draws, workers):
+    """The batches up to the one that cannot be read, and the message."""
+    made = []
+    with pytest.raises(InputError) as caught:
+        made.extend(batches(dataset, draws, workers))
+    return made, str(caught.value)
+
+
+def test_workers_make_the_same_batches_and_name_what_is_damaged(mixed, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    stored = DatasetSource(open_samples(tmp_path), seed=0)
+    dataset = MixedDataset([*mixed.sources, stored], NORMALISATION)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    here, there = (list(batches(mixed, draws([4, 5], [6, 9]), workers)) for workers in (0, 1))
+    asked = [[Draw(0, 4, 4, 32), Draw(1, 0, 5, 32)], [Draw(0, 9, 6, 48)], [Draw(1, 1, 7, 32)]]
+    (here, ours), (there, theirs) = (
+        until_damaged(dataset, iter(asked), workers) for workers in (0, 1)
+    )
+    assert ours == theirs
+    assert "b.png" in ours
+    assert "\n" not in ours
+    assert len(here) == 2
     for ours, theirs in zip(here, there, strict=True):
         assert isinstance(theirs, Batch)
-        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+        torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=0, atol=0, equal_nan=True)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
 
 

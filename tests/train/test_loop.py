@@ -346,5 +346,5 @@ def test_metrics_pictures_and_the_best_checkpoint(assets, tmp_path):
     for file in ("curves.png", "pictures/step-00000002.png", "pictures/step-00000004.png"):
         assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
     best = read_info(tmp_path / "best").training
-    scores = [(line["depth_in_mask_scaled_delta1"] + line["mask_iou"]) / 2 for line in lines]
+    scores = [(line["depth_in_mask_unaligned_delta1"] + line["mask_iou"]) / 2 for line in lines]
     assert best["score"] == pytest.approx(max(scores))
