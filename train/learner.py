@@ -132,10 +132,10 @@ def _for_processes(objective: Objective, processes: Processes) -> nn.Module:
     if processes.count == 1:
         return objective
     on_cuda = processes.device.type == "cuda"
-    # Buffers (batch norm's statistics) are those of rank 0 everywhere, so that its state is all that
-    # a run is gone on with.
+    # As its default is, buffers (batch norm's statistics) are those of rank 0 everywhere, so that
+    # its state is all that a run is gone on with.
     return nn.parallel.DistributedDataParallel(
-        objective, device_ids=[processes.device] if on_cuda else None, broadcast_buffers=True
+        objective, device_ids=[processes.device] if on_cuda else None
     )
 
 

@@ -131,21 +131,16 @@ def test_data_sets_alone_need_no_assets(dmx, data, checkpoint, tmp_path, monkeyp
     assert not torch.equal(before.mask.head.weight, after.mask.head.weight)
 
 
-@pytest.mark.parametrize(
-    ("mode", "options"),
-    [
-        ("distill", ["--teacher"]),
-        ("relevance", ["--preset", "lite-relevance", "--checkpoint"]),
-    ],
-)
-def test_modes(dmx, assets, checkpoint, tmp_path, mode, options):
-    config = write_config(tmp_path, 1)
-    command = arguments(config, tmp_path / "run", "--assets", assets, "--mode", mode)
-    code, _, err = dmx(*command, *options, checkpoint)
+def test_a_chain_that_starts_from_anothers_weights_is_what_its_preset_says(
+    dmx, assets, checkpoint, tmp_path
+):
+    command = arguments(write_config(tmp_path, 1), tmp_path / "run", "--assets", assets)
+    options = ("--mode", "relevance", "--preset", "lite-relevance", "--checkpoint", checkpoint)
+    code, _, err = dmx(*command, *options)
     assert code == 0, err
     info = read_info(tmp_path / "run" / "checkpoint")
-    assert info.training["config"]["mode"] == mode
-    assert info.chain.kind == ("relevance" if mode == "relevance" else "foreground")
+    assert info.training["config"]["mode"] == "relevance"
+    assert (info.chain.preset, info.chain.kind) == ("lite-relevance", "relevance")
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(dmx, assets, tmp_path):
