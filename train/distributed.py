@@ -70,7 +70,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     A process group that is there already is used, and left as it is.
 
     Raises:
-        UnavailableError: CUDA was asked for, but is not there.
+        UnavailableError: CUDA was asked for, but is not there; or another process ended.
     """
     problem = cuda_problem()
     if problem is None and not torch.cuda.is_available():
@@ -90,6 +90,13 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
+    except RuntimeError as error:
+        if not any(backend in str(error) for backend in ("gloo", "NCCL")):
+            raise
+        raise UnavailableError(
+            "all processes of a training must stay alive, but another one ended. Its own message"
+            " says why; the same command goes on"
+        ) from error
     finally:
         if ours:
             distributed.destroy_process_group()
