@@ -159,9 +159,7 @@ def _scaled(image: UInt8Array, longest_px: int, method: int) -> UInt8Array:
 
 def _place(recipe: GridRecipe, index: Any) -> tuple[Any, ...]:  # noqa: ANN401
     """The fields of `Placements`, of one index (int) or many (uint64)."""
-    rest, flip = divmod(index, recipe.flips)
-    rest, position = divmod(rest, recipe.positions)
-    background, foreground = divmod(rest, recipe.foregrounds)
+    background, foreground, position, flip = recipe.combination(index)
     word = _mix(index - index + (recipe.seed ^ _POSITION))
     for coordinate in (background, foreground, position):
         word = _mix(word ^ coordinate)

@@ -11,7 +11,9 @@ document:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import lru_cache
+from math import gcd
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -53,9 +55,10 @@ class StageRecipe(_Base, frozen=True, kw_only=True, tag="stage"):
 
 
 class GridRecipe(_Base, frozen=True, kw_only=True, tag="grid"):
-    """Every combination, backgrounds slowest: background, foreground, position, flip.
+    """Every combination of background, foreground, position and flip, once.
 
-    A foreground's longest side is within `foreground_px`, its left and upper corner within
+    The order is scattered, so that the first N samples are of many backgrounds and foregrounds. A
+    foreground's longest side is within `foreground_px`, its left and upper corner within
     `offset_px` (both inclusive); both are drawn once per background, foreground and position.
     """
 
@@ -87,6 +90,13 @@ class GridRecipe(_Base, frozen=True, kw_only=True, tag="grid"):
         """How many samples it enumerates."""
         return self.backgrounds * self.foregrounds * self.positions * self.flips
 
+    def combination(self, index: Any) -> tuple[Any, Any, Any, Any]:  # noqa: ANN401
+        """Background, foreground, position and flip of a sample; of one index or an array of them."""
+        rest, flip = divmod(index * _scattering(self.count) % self.count, self.flips)
+        rest, position = divmod(rest, self.positions)
+        background, foreground = divmod(rest, self.foregrounds)
+        return background, foreground, position, flip
+
 
 class RenderRecipe(_Base, frozen=True, kw_only=True, tag="render"):
     """Rooms with textured furniture and cut-outs, seen by a camera of any pose."""
@@ -110,3 +120,12 @@ Recipe = StageRecipe | GridRecipe | RenderRecipe | PhotoRecipe
 def count_of(recipe: Recipe) -> int | None:
     """How many samples a recipe enumerates; None of one that is unending."""
     return recipe.count if isinstance(recipe, GridRecipe) else None
+
+
+@lru_cache
+def _scattering(count: int) -> int:
+    """A factor that, modulo `count`, visits every number once and leaps by the golden ratio."""
+    factor = max(1, round(count * 0.6180339887))
+    while gcd(factor, count) != 1:
+        factor += 1
+    return factor

@@ -66,9 +66,7 @@ def split_grid(recipe: GridRecipe, config: TrainingConfig) -> tuple[Indices, Ind
     """
     if not config.disjoint:
         return split(recipe.count, config)
-    views = recipe.positions * recipe.flips
-    pair, _ = np.divmod(np.arange(recipe.count), views)
-    background, foreground = np.divmod(pair, recipe.foregrounds)
+    background, foreground, _, _ = recipe.combination(np.arange(recipe.count))
     held_background, held_foreground = (
         number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for number in (background, foreground)
     )

@@ -70,7 +70,9 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an ou
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout, and nothing else."
 )
-preset_option = click.option("--preset", metavar="NAME", help="lite (the default), lite-relevance, seed or hu2019.")
+preset_option = click.option(
+    "--preset", metavar="NAME", help="lite (the default), lite-relevance, seed or hu2019."
+)
 checkpoint_option = click.option(
     "--checkpoint", type=PathType(), help="A checkpoint folder, by `dmx train` or `dmx import`."
 )

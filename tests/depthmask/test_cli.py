@@ -44,7 +44,11 @@ def test_version(dmx):
     ("arguments", "exit_code", "said"),
     [
         (["nonsense"], 2, "No such command"),
-        (["export", "--preset", "nonsense"], 2, "a preset must be one of lite, seed, hu2019"),
+        (
+            ["export", "--preset", "nonsense"],
+            2,
+            "a preset must be one of lite, lite-relevance, seed, hu2019",
+        ),
         (["export", "--resolution", "big"], 2, "224 or 192x256"),
         (["export", "--resolution", "16"], 2, "sides must be 32 to 4096"),
         (["export", "--preset", "hu2019"], 2, "--init 0"),

@@ -127,8 +127,8 @@ def test_a_disjoint_split_shares_no_background_and_no_foreground():
     train, validation = split_grid(GRID, config)
 
     def parts(indices):
-        pair = indices // 4
-        return set(pair // 15), set(pair % 15)
+        background, foreground, _, _ = GRID.combination(indices)
+        return set(background), set(foreground)
 
     assert (len(train), len(validation)) == (8 * 12 * 4, 2 * 3 * 4)
     for ours, theirs in zip(parts(train), parts(validation), strict=True):
