@@ -62,7 +62,7 @@ def run_demo(
 
     Args:
         out: the folder.
-        resolutions: of the fp32 bundle, smallest first; the fp16 bundle has the last one only.
+        resolutions: of lite's fp32 bundle, smallest first; the others have the last one only.
         seconds_per_cell: of the benchmark.
         overwrite: replace a folder that exists.
         threads: for inference.
@@ -93,7 +93,12 @@ def run_demo(
         summary = _run(folder, bundles[0], threads)
         progress("writing the report")
         page = demo_page(
-            bundles, verified, bench, plot_png(bench), _pictures(bundles[0], threads), summary
+            bundles,
+            verified,
+            bench,
+            plot_png(bench),
+            {bundle.manifest.chain.preset: _pictures(bundle, threads) for bundle in bundles[::2]},
+            summary,
         )
         (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     seconds = time.perf_counter() - started
@@ -101,20 +106,26 @@ def run_demo(
 
 
 def _export(folder: Path, resolutions: Sequence[Resolution], progress: Progress) -> list[Bundle]:
-    chain, weights = open_chain()
+    """`lite` in fp32 and in fp16, then `lite-relevance` in fp32."""
 
-    def export(precision: Precision, sizes: Sequence[Resolution]) -> Bundle:
+    def export(preset: str, precision: Precision, sizes: Sequence[Resolution]) -> Bundle:
+        chain, weights = open_chain(preset)
         return export_chain(
             chain,
-            folder / f"lite-{precision}",
+            folder / f"{preset}-{precision}",
             resolution=sizes,
             precision=precision,
             weights=weights,
             data=open_samples(),
-            progress=lambda phase: progress(f"exporting {precision}: {phase}"),
+            progress=lambda phase: progress(f"exporting {preset} {precision}: {phase}"),
         )
 
-    return [export("fp32", resolutions), export("fp16", resolutions[-1:])]
+    last = resolutions[-1:]
+    return [
+        export("lite", "fp32", resolutions),
+        export("lite", "fp16", last),
+        export("lite-relevance", "fp32", last),
+    ]
 
 
 def _verify(

@@ -42,20 +42,23 @@ def demo_page(
     verified: Mapping[str, VerifyReport],
     bench: BenchResult,
     plot_png: bytes,
-    pictures: Sequence[DemoPicture],
+    pictures: Mapping[str, Sequence[DemoPicture]],
     run: RunSummary,
 ) -> str:
-    """The whole page; nothing in it is fetched from elsewhere."""
+    """The whole page, with `pictures` by preset; nothing in it is fetched from elsewhere."""
     sections = [
         "<h1>depthmask: the whole path, on this machine</h1>",
         f"<p>{escape(bench.machine.summary)}, {escape(bench.made_at)}. The shipped <code>lite</code>"
-        " chain was exported, compared with PyTorch, measured, and run on the shipped photographs.</p>",
-        "<h2>Photographs: input, mask, depth</h2>",
+        " and <code>lite-relevance</code> chains were exported, compared with PyTorch and run on the"
+        " shipped photographs, and <code>lite</code> was measured.</p>",
+        "<h2>lite on photographs: input, mask, depth</h2>",
         f"<p>{run.frames} photographs at {run.frames_per_s:.1f} a second, reading, drawing and"
         " writing PNG files included; the files are in <code>photos/</code>. Each depth has its own"
-        " colour scale. The training saw composites only, so some of these fail; that is shown, not"
-        " hidden.</p>",
-        *(_figure(picture) for picture in pictures),
+        " colour scale. None of these was trained on; where one fails, that is shown, not hidden.</p>",
+        *(_figure(picture) for picture in pictures["lite"]),
+        "<h2>lite-relevance on the same photographs</h2>",
+        "<p>Its mask keeps as few pixels as the depth of the whole frame needs.</p>",
+        *(_figure(picture) for picture in pictures["lite-relevance"]),
         "<h2>Bundles and their agreement with PyTorch</h2>",
         _verification(verified),
         f"<p>{escape(_bundle_line(bundles))} On a CPU, fp16 graphs are computed in float32 between"

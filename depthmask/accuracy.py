@@ -51,7 +51,8 @@ Progress = Callable[[int, int], None]
 class DepthAccuracy(msgspec.Struct, frozen=True):
     """Depth over one region of the images; lengths in metres."""
 
-    unaligned: DepthMetrics
+    unaligned: DepthMetrics | None
+    """None where the data set's depth is not in metres."""
     median_scaled: DepthMetrics
 
 
@@ -85,7 +86,8 @@ class Guess:
 
 
 class _DepthPair:
-    def __init__(self) -> None:
+    def __init__(self, samples: Samples) -> None:
+        self._metric = samples.depth_unit == "m"
         self._unaligned = DepthAccumulator()
         self._scaled = DepthAccumulator()
 
@@ -97,7 +99,7 @@ class _DepthPair:
 
     def result(self) -> DepthAccuracy | None:
         unaligned, scaled = self._unaligned.result(), self._scaled.result()
-        return DepthAccuracy(unaligned, scaled) if unaligned and scaled else None
+        return DepthAccuracy(unaligned if self._metric else None, scaled) if scaled else None
 
 
 def accuracy(
@@ -121,7 +123,7 @@ def accuracy(
             " accuracy, but it has neither. Try `dmx data compose` to make a labelled data set"
         )
     count = min(len(samples), limit or len(samples))
-    masks, in_mask, frame = MaskAccumulator(), _DepthPair(), _DepthPair()
+    masks, in_mask, frame = MaskAccumulator(), _DepthPair(samples), _DepthPair(samples)
     mask_count, share_sum = 0, 0.0
     for index in range(count):
         sample = samples[index]

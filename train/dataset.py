@@ -6,10 +6,9 @@ Shapes: B batch, H and W the network's size.
 from __future__ import annotations
 
 import math
-import os
-import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from depthmask.train.parking import ParkedAssets, parked
 from depthmask.train.recipe import Recipe
 from depthmask.train.schedule import Draw
 from depthmask.train.sources import RecipeSource, Source, TrainingSample
+from depthmask.train.workers import starting
 
 
 class Batch(NamedTuple):
@@ -92,9 +92,14 @@ def sample_tensors(
 
 
 def batches(
-    dataset: MixedDataset, draws: Iterator[list[Draw]], workers: int
+    dataset: MixedDataset,
+    draws: Iterator[list[Draw]],
+    workers: int,
+    folder: Path | None = None,
 ) -> Generator[Batch, None, None]:
     """One batch for each list of draws, made by `workers` processes (0: by this one).
+
+    The workers share the recipe's pictures by a temporary file in `folder`.
 
     Raises:
         InputError: a sample of a data set is damaged.
@@ -102,7 +107,7 @@ def batches(
         UnavailableError: a worker died.
 
     """
-    with _for_workers(dataset, workers) as source:
+    with _for_workers(dataset, workers, folder) as source:
         loader = DataLoader(
             source,
             batch_sampler=draws,
@@ -112,13 +117,8 @@ def batches(
             # A fork would inherit the locks of OpenCV's and BLAS' threads, and hang.
             multiprocessing_context="spawn" if workers else None,
         )
-        # BLAS reads these when it loads; a second BLAS thread in a worker only spins, and takes the
-        # training's core (19 instead of 40 samples a second on two cores).
-        one_thread = _environment(
-            OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"
-        )
         try:
-            with one_thread, _interrupts_held():
+            with starting():
                 iterator = iter(loader)
             try:
                 yield from iterator
@@ -154,40 +154,15 @@ class _WorkersDataset(Dataset[Batch]):
 
 
 @contextmanager
-def _for_workers(dataset: MixedDataset, workers: int) -> Iterator[Dataset[Batch]]:
+def _for_workers(
+    dataset: MixedDataset, workers: int, folder: Path | None
+) -> Iterator[Dataset[Batch]]:
     recipe = dataset.sources[0]
     if not workers or not isinstance(recipe, RecipeSource):
         yield dataset
         return
-    with parked(recipe.assets) as pictures:
+    with parked(recipe.assets, folder) as pictures:
         yield _WorkersDataset(dataset, recipe.recipe, pictures)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back: processes started meanwhile never see it, this one sees it afterwards.
-
-    A terminal sends it to the whole group, and a worker that is still importing would die of it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _stay_out_of_the_way(worker: int) -> None:

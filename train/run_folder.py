@@ -7,6 +7,7 @@ newest. Only the process that writes has an open folder.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from depthmask.atomic import write_file
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.train.config import TrainingConfig
 from depthmask.train.documents import check_document, load_document
+from depthmask.train.parking import PARKED
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -48,6 +50,8 @@ class RunFolder:
         recorded = self.path / CONFIG_FILE
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.glob(f"{PARKED}*"):  # of a run that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             if not recorded.exists():
                 self._require_empty()
                 document = msgspec.json.format(msgspec.json.encode(config), indent=2)

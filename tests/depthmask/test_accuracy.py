@@ -71,6 +71,16 @@ def test_the_truth_is_perfect(samples):
         assert part.unaligned.rmse == pytest.approx(0, abs=1e-6)
 
 
+def test_relative_depth_has_no_unaligned_figures(samples):
+    described = json.loads((samples.folder / "dataset.json").read_text(encoding="utf-8"))
+    described["depth_unit"] = "relative"
+    (samples.folder / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
+    result = accuracy(half_scale, open_samples(samples.folder))
+    for part in (result.depth_in_mask, result.depth_frame):
+        assert part.unaligned is None
+        assert part.median_scaled.delta1 == 1
+
+
 def test_median_scaling_forgives_the_scale_only(samples):
     result = accuracy(half_scale, samples)
     for part in (result.depth_in_mask, result.depth_frame):
