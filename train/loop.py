@@ -158,9 +158,7 @@ class Run:
         """Take the steps that are left."""
         clock = _Clock()
         left = range(self.plan.steps if self._out_of_time() else self.step, self.plan.steps)
-        made = batches(
-            self._dataset, self._draws(left), workers if left else 0, self.folder.path
-        )
+        made = batches(self._dataset, self._draws(left), workers if left else 0, self.folder.path)
         # Closed here, not whenever it is collected: its workers end before this returns or raises.
         with self._folder_opened(), closing(made):
             for batch in clock.waits(made):
