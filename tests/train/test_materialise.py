@@ -214,8 +214,9 @@ def test_a_grid_is_materialised_to_its_end_and_says_what_samples_are_made_of(
     assert result.count == 16
     with tarfile.open(tmp_path / "data" / shard_name(0)) as archive:
         made_of = json.load(archive.extractfile("000013.json"))
-    wanted = {"index": 13, "background": 1, "foreground": 1, "position": 0, "flip": 1}
-    assert wanted.items() <= made_of.items()
+    names = ("background", "foreground", "position", "flip")
+    wanted = dict(zip(names, grid.combination(13), strict=True))
+    assert {"index": 13, **wanted}.items() <= made_of.items()
     with pytest.raises(UsageError, match=r"the 17 samples .* but it has 16"):
         materialise(grid, assets, tmp_path / "more", 17)
 
