@@ -54,7 +54,7 @@ def test_one_file_is_checked(dmx, files):
     assert "in lite it is the mask network" in out
     assert "--depth FILE" in out
     code, out, _ = dmx("import", files / "mask.pth", "--network", "lite_mask", "--json")
-    assert json.loads(out)["fits"] == {"lite": "mask"}
+    assert json.loads(out)["fits"] == {"lite": "mask", "lite-relevance": "mask"}
 
 
 def test_what_is_missing_is_named(dmx, files, tmp_path):
