@@ -53,6 +53,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     data_share: Share | None = None
     """Share of samples from the data sets (`--data`), the others are the recipe's; by default a half
     where data sets are given."""
+    paste_share: Share = 0.0
+    """Share of the data sets' samples that get an object pasted in, out of another of their samples."""
     samples: AtLeast1 | None = None
     """Use only so many samples of each finite source, spread evenly."""
     validation_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0

@@ -16,6 +16,7 @@ from depthmask.samples import DATASET_FILE, Samples, open_samples
 from depthmask.train.compose import Assets, compose, degrade
 from depthmask.train.config import TrainingConfig
 from depthmask.train.materialise import assets_digest
+from depthmask.train.paste import cut_object, paste_object
 from depthmask.train.recipe import GridRecipe, Recipe
 from depthmask.train.schedule import UNSEEN, Pool, split, split_grid
 
@@ -61,20 +62,31 @@ class DatasetSource:
     samples: Samples
     seed: int
     augment: bool = True
+    paste_share: float = 0.0
+    """Of the samples with a mask: they get an object out of one of `donors`."""
+    donors: tuple[int, ...] = ()
+    """Samples whose objects may be pasted into others."""
 
     def sample(self, index: int, number: int) -> TrainingSample:
         """Read sample `index`; the same (index, number) gives the same pixels."""
-        read = self.samples[index]
-        metric = self.samples.depth_unit == "m"
-        sample = TrainingSample(read.image_HW3, read.mask_HW, read.depth_m_HW, metric)
+        sample = self._read(index)
         if not self.augment:
             return sample
         rng = np.random.default_rng([self.seed, number, index, _AUGMENT])
-        return augmented(sample, rng)
+        sample = framed(sample, rng)
+        if self.donors and rng.random() < self.paste_share:
+            donor = self._read(self.donors[rng.integers(len(self.donors))])
+            sample = with_object_of(donor, sample, rng)
+        return replace(sample, image_HW3=degrade(sample.image_HW3, rng))
+
+    def _read(self, index: int) -> TrainingSample:
+        read = self.samples[index]
+        metric = self.samples.depth_unit == "m"
+        return TrainingSample(read.image_HW3, read.mask_HW, read.depth_m_HW, metric)
 
 
-def augmented(sample: TrainingSample, rng: np.random.Generator) -> TrainingSample:
-    """Crop, flip and degrade.
+def framed(sample: TrainingSample, rng: np.random.Generator) -> TrainingSample:
+    """Crop and flip.
 
     A crop is seen as if from nearer, so a depth in metres shrinks with it: the focal length stays
     what it was in shares of the frame (Yin et al., "Metric3D", ICCV 2023).
@@ -91,7 +103,27 @@ def augmented(sample: TrainingSample, rng: np.random.Generator) -> TrainingSampl
     depth_HW = None if sample.depth_HW is None else sample.depth_HW[box][:, ::step]
     if depth_HW is not None and sample.metric:
         depth_HW = depth_HW * np.float32(share)
-    return TrainingSample(degrade(image_HW3, rng), mask_HW, depth_HW, sample.metric)
+    return TrainingSample(image_HW3, mask_HW, depth_HW, sample.metric)
+
+
+def with_object_of(
+    donor: TrainingSample, sample: TrainingSample, rng: np.random.Generator
+) -> TrainingSample:
+    """The sample with the donor's object pasted in, where both have masks and it has a clear one.
+
+    How far away the object would be is not known: its depth is missing.
+    """
+    if donor.mask_HW is None or sample.mask_HW is None:
+        return sample
+    object_HW4 = cut_object(donor.image_HW3, donor.mask_HW)
+    if object_HW4 is None:
+        return sample
+    image_HW3, alpha_HW = paste_object(sample.image_HW3, object_HW4, rng)
+    mask_HW = np.rint(255 * alpha_HW + (1 - alpha_HW) * sample.mask_HW).astype(np.uint8)
+    depth_HW = sample.depth_HW
+    if depth_HW is not None:
+        depth_HW = np.where(alpha_HW > 0, np.float32(np.nan), depth_HW)
+    return TrainingSample(image_HW3, mask_HW, depth_HW, sample.metric)
 
 
 class DataSet(NamedTuple):
@@ -147,7 +179,16 @@ def gather(
             )
     on_the_fly = assets or Assets((), ())
     total = sum(data_set.weight for data_set in data)
-    sets = [DatasetSource(data_set.samples, config.seed) for data_set in data]
+    splits = [split(len(data_set.samples), config) for data_set in data]
+    sets = [
+        DatasetSource(
+            data_set.samples,
+            config.seed,
+            paste_share=config.paste_share,
+            donors=tuple(train.tolist()) if config.paste_share else (),
+        )
+        for data_set, (train, _) in zip(data, splits, strict=True)
+    ]
     return Material(
         (RecipeSource(config.recipe, on_the_fly), *sets),
         (
@@ -157,8 +198,8 @@ def gather(
         (
             _recipe_pool(config, 1 - share),
             *(
-                Pool(*split(len(one.samples), config), share=share * one.weight / total)
-                for one in data
+                Pool(*parts, share=share * one.weight / total)
+                for one, parts in zip(data, splits, strict=True)
             ),
         ),
         {

@@ -15,7 +15,14 @@ from depthmask.samples import open_samples
 from depthmask.train.config import TrainingConfig
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
 from depthmask.train.schedule import UNSEEN
-from depthmask.train.sources import DatasetSource, TrainingSample, augmented, gather, open_data
+from depthmask.train.sources import (
+    DatasetSource,
+    TrainingSample,
+    framed,
+    gather,
+    open_data,
+    with_object_of,
+)
 
 
 def write_dataset(folder, count=4, *, mask=True, depth=True, unit="m", size=(40, 50)):
@@ -44,15 +51,15 @@ def sample():
     return TrainingSample(image_HW3, mask_HW, 1 + columns_HW, metric=True)
 
 
-def test_augmentation_is_a_pure_function_of_its_random_numbers(sample):
-    made = [augmented(sample, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+def test_framing_is_a_pure_function_of_its_random_numbers(sample):
+    made = [framed(sample, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(made[0].image_HW3, made[1].image_HW3)
     assert made[0].image_HW3.shape != made[2].image_HW3.shape
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_image_mask_and_depth_stay_together_and_metres_shrink_with_the_crop(sample, seed):
-    made = augmented(sample, np.random.default_rng(seed))
+    made = framed(sample, np.random.default_rng(seed))
     height, width = made.image_HW3.shape[:2]
     assert made.mask_HW.shape == made.depth_HW.shape == (height, width)
     share = width / 60
@@ -67,7 +74,7 @@ def test_image_mask_and_depth_stay_together_and_metres_shrink_with_the_crop(samp
 
 def test_a_relative_depth_keeps_its_values(sample):
     relative = TrainingSample(sample.image_HW3, None, sample.depth_HW, metric=False)
-    made = augmented(relative, np.random.default_rng(0))
+    made = framed(relative, np.random.default_rng(0))
     assert made.mask_HW is None
     assert set(np.unique(made.depth_HW)) <= set(np.unique(sample.depth_HW))
 
@@ -81,6 +88,39 @@ def test_a_data_sets_sample_hangs_on_index_and_number(tmp_path):
     assert first.image_HW3.shape != other.image_HW3.shape or not np.array_equal(
         first.image_HW3, other.image_HW3
     )
+
+
+def test_an_object_of_another_sample_is_pasted_with_its_mask_and_no_depth(sample):
+    image_HW3 = np.full((30, 30, 3), 200, np.uint8)
+    mask_HW = np.zeros((30, 30), np.uint8)
+    mask_HW[10:20, 10:20] = 255
+    image_HW3[mask_HW > 0] = 9, 90, 250
+    empty = TrainingSample(sample.image_HW3, np.zeros_like(sample.mask_HW), sample.depth_HW, True)
+    made = with_object_of(
+        TrainingSample(image_HW3, mask_HW, None, False), empty, np.random.default_rng(2)
+    )
+    pasted_HW = made.mask_HW == 255
+    assert 0.02 < pasted_HW.mean() < 0.9
+    assert np.all(made.image_HW3[pasted_HW] == (9, 90, 250))
+    assert np.all(made.image_HW3[made.mask_HW == 0] == sample.image_HW3[made.mask_HW == 0])
+    assert np.array_equal(np.isnan(made.depth_HW), made.mask_HW > 0)
+
+
+def test_a_mask_in_doubt_or_of_everything_is_no_object(sample):
+    for mask_HW in (np.full((40, 60), 120, np.uint8), np.full((40, 60), 255, np.uint8)):
+        donor = TrainingSample(sample.image_HW3, mask_HW, None, False)
+        assert with_object_of(donor, sample, np.random.default_rng(0)) is sample
+
+
+def test_objects_are_pasted_out_of_training_samples_only(assets, tmp_path):
+    data = [open_data(str(write_dataset(tmp_path / "a", 8)))]
+    config = TrainingConfig(data_share=1, validation_share=0.25, paste_share=1)
+    material = gather(config, None, data)
+    assert material.sources[1].donors == tuple(material.pools[1].train)
+    assert not set(material.sources[1].donors) & set(material.pools[1].validation)
+    masks = [material.sources[1].sample(0, number).mask_HW > 0 for number in range(8)]
+    assert len({int(mask_HW.sum()) for mask_HW in masks}) == 8
+    assert material.validation_sources[1].sample(0, 0).mask_HW.sum() == 15 * 20 * 255
 
 
 @pytest.mark.parametrize(("unit", "metric"), [("m", True), ("relative", False)])
