@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,16 +29,14 @@ _LOG_NOTHING = 4
 _LARGEST_MISSING_SHARE = 0.1
 
 
+@dataclass(frozen=True)
 class DepthTeacher:
     """A depth network; what it says is relative unless its model promises metres.
 
     It can be pickled: a worker process opens the model again.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self.digest = network.digest
-        """Of the model file and the options: equal digests give equal labels."""
+    network: Network
 
     @classmethod
     def open(cls, path: Path, options: TeacherOptions | None = None, *, threads: int = 1) -> Self:
@@ -51,10 +48,7 @@ class DepthTeacher:
             InputError: the file is missing or broken, or is no network from one RGB image.
 
         """
-        options = options or TeacherOptions()
-        if options.sigmoid:
-            raise UsageError("sigmoid is an option of a mask teacher, but this one gives depth")
-        return cls(Network(path, options, Resolution(224, 224), threads))
+        return cls(Network(path, options or TeacherOptions(), _DEPTH, threads))
 
     def __call__(self, image_HW3: UInt8Array) -> FloatArray:
         """Depth (H,W), growing with distance; NaN where the network gave nothing positive.
@@ -63,48 +57,41 @@ class DepthTeacher:
             InputError: the output is not finite, or not positive in most places.
 
         """
-        raw_hw = self._network.run(image_HW3)
+        raw_hw = self.network.run(image_HW3)
         positive_hw = raw_hw > 0
         if positive_hw.mean() < 1 - _LARGEST_MISSING_SHARE:
             raise InputError(
-                f"the depths of {self._network.path} must be positive, but"
+                f"the depths of {self.network.path} must be positive, but"
                 f" {1 - positive_hw.mean():.0%} are not ({raw_hw.min():.3g} to {raw_hw.max():.3g})."
                 " Try another output="
             )
         depth_hw = np.where(positive_hw, raw_hw, np.float32(np.nan))
-        if self._network.options.inverse:
+        if self.network.options.inverse:
             depth_hw = 1 / depth_hw
         return _resize_map(depth_hw, image_HW3.shape[:2])
 
-    def __repr__(self) -> str:
-        return f"DepthTeacher({self._network.path.name!r}, {self.digest[:12]})"
+    @property
+    def digest(self) -> str:
+        """Of the model file and the options: equal digests give equal labels."""
+        return self.network.digest
 
 
+@dataclass(frozen=True)
 class MaskTeacher:
     """A saliency or segmentation network with one map as its output.
 
     It can be pickled: a worker process opens the model again.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self.digest = network.digest
-        """Of the model file and the options: equal digests give equal labels."""
+    network: Network
 
     @classmethod
     def open(cls, path: Path, options: TeacherOptions | None = None, *, threads: int = 1) -> Self:
         """Open a model; ImageNet's mean and std and 320 pixels, where neither graph nor options say.
 
-        Raises:
-            UnavailableError: ONNX Runtime is not installed.
-            UsageError: an option contradicts the graph.
-            InputError: the file is missing or broken, or is no network from one RGB image.
-
+        Raises as `DepthTeacher.open`.
         """
-        options = options or TeacherOptions()
-        if options.inverse:
-            raise UsageError("inverse is an option of a depth teacher, but this one gives masks")
-        return cls(Network(path, options, Resolution(320, 320), threads, imagenet=True))
+        return cls(Network(path, options or TeacherOptions(), _MASK, threads))
 
     def __call__(self, image_HW3: UInt8Array) -> FloatArray:
         """Soft mask (H,W) in [0, 1].
@@ -113,19 +100,21 @@ class MaskTeacher:
             InputError: the output is not finite, or not within 0 and 1.
 
         """
-        mask_hw = self._network.run(image_HW3)
-        if self._network.options.sigmoid:
+        mask_hw = self.network.run(image_HW3)
+        if self.network.options.sigmoid:
             mask_hw = 1 / (1 + np.exp(-mask_hw.clip(-80, 80)))
         if mask_hw.min() < -1e-3 or mask_hw.max() > 1 + 1e-3:
             raise InputError(
-                f"the masks of {self._network.path} must be within 0 and 1, but go from"
+                f"the masks of {self.network.path} must be within 0 and 1, but go from"
                 f" {mask_hw.min():.3g} to {mask_hw.max():.3g}. Try the option sigmoid, or another"
                 " output="
             )
         return _resize_map(mask_hw.clip(0, 1), image_HW3.shape[:2])
 
-    def __repr__(self) -> str:
-        return f"MaskTeacher({self._network.path.name!r}, {self.digest[:12]})"
+    @property
+    def digest(self) -> str:
+        """Of the model file and the options: equal digests give equal labels."""
+        return self.network.digest
 
 
 @dataclass(frozen=True)
@@ -142,24 +131,42 @@ class Teachers:
         return hashlib.sha256(" ".join(both).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What a teacher of depth or of masks takes where neither graph nor options say."""
+
+    default_size: Resolution
+    imagenet: bool
+    foreign_option: str
+    """A flag of the other kind, which is refused: `FLAG is an option REFUSAL`."""
+    refusal: str
+
+
+_DEPTH = _Kind(
+    Resolution(224, 224),
+    imagenet=False,
+    foreign_option="sigmoid",
+    refusal="of a mask teacher, but this one gives depth",
+)
+_MASK = _Kind(
+    Resolution(320, 320),
+    imagenet=True,
+    foreign_option="inverse",
+    refusal="of a depth teacher, but this one gives masks",
+)
+
+
 class Network:
     """One map from one image; the session belongs to a process and is opened again in another."""
 
-    def __init__(
-        self,
-        path: Path,
-        options: TeacherOptions,
-        default_size: Resolution,
-        threads: int,
-        *,
-        imagenet: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, options: TeacherOptions, kind: _Kind, threads: int) -> None:
+        if getattr(options, kind.foreign_option):
+            raise UsageError(f"{kind.foreign_option} is an option {kind.refusal}")
         self.path = path.absolute()
         self.options = options
-        self._default_size = default_size
+        self._kind = kind
         self._threads = threads
-        self._imagenet = imagenet
-        self.digest = _digest(self.path, options, default_size, imagenet=imagenet)
+        self.digest = _digest(self.path, options, kind)
         self._open()
 
     def run(self, image_HW3: UInt8Array) -> FloatArray:
@@ -190,13 +197,15 @@ class Network:
         return np.ascontiguousarray(map_hw, np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        again = partial(Network, imagenet=self._imagenet)
-        return again, (self.path, self.options, self._default_size, self._threads)
+        return Network, (self.path, self.options, self._kind, self._threads)
+
+    def __repr__(self) -> str:
+        return f"Network({self.path.name!r}, {self.digest[:12]})"
 
     def _open(self) -> None:
         self._session = _open_session(self.path, self._threads)
-        options = with_imagenet(self.options) if self._imagenet else self.options
-        self._plan = _plan(self._session, self.path, options, self._default_size)
+        options = with_imagenet(self.options) if self._kind.imagenet else self.options
+        self._plan = _plan(self._session, self.path, options, self._kind.default_size)
         if self._plan.dtype == np.uint8 and self.options.scales:
             raise UsageError(
                 f"the input of {self.path} is bytes, but got range, mean or std. Try without them"
@@ -302,9 +311,7 @@ def _open_session(path: Path, threads: int) -> Any:  # noqa: ANN401
         raise InputError(f"{path} cannot be loaded by ONNX Runtime: {_line(error)}") from error
 
 
-def _digest(
-    path: Path, options: TeacherOptions, default_size: Resolution, *, imagenet: bool
-) -> str:
+def _digest(path: Path, options: TeacherOptions, kind: _Kind) -> str:
     try:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -313,7 +320,8 @@ def _digest(
             f"{path} must be an ONNX model, but: {error.strerror}. Try"
             " `dmx data fetch --networks`, or another file"
         ) from error
-    return hashlib.sha256(f"{content} {options!r} {default_size} {imagenet}".encode()).hexdigest()
+    label = f"{content} {options!r} {kind.default_size} {kind.imagenet}"
+    return hashlib.sha256(label.encode()).hexdigest()
 
 
 def _resize_map(map_hw: FloatArray, size: tuple[int, ...]) -> FloatArray:
