@@ -19,13 +19,10 @@ from depthmask.commands.options import (
     overwrite_option,
     print_json,
 )
-from depthmask.commands.recipe_options import DEFAULT_ASSETS, check_assets
 
 if TYPE_CHECKING:
     from depthmask.train.assets import AssetSummary
     from depthmask.train.networks import FetchedNetwork
-
-__all__ = ["DEFAULT_ASSETS", "check_assets", "command"]
 
 
 @click.group()

@@ -15,15 +15,7 @@ from depthmask.commands.options import (
     overwrite_option,
     print_json,
 )
-from depthmask.commands.recipe_options import (
-    assets_option,
-    check_assets,
-    chosen_recipe,
-    depth_option,
-    mask_teacher_option,
-    open_teachers,
-    recipe_option,
-)
+from depthmask.commands.recipe_options import open_recipe, recipe_options
 from depthmask.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,14 +23,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@assets_option
+@recipe_options
 @out_option("The folder for the data set.", required=True)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     help="Number of samples.  [default: all of a grid, else 1000]",
 )
-@recipe_option
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything random.  [default: 0]")
 @click.option(
     "--split",
@@ -47,8 +38,6 @@ if TYPE_CHECKING:
 )
 @click.option("--size", type=click.IntRange(32, 4096), metavar="PX", help="[default: 224]")
 @click.option("--no-augment", is_flag=True, help="Clean composites: no light, blur, noise, JPEG.")
-@depth_option
-@mask_teacher_option
 @click.option(
     "--format",
     "form",
@@ -77,15 +66,15 @@ if TYPE_CHECKING:
 @json_option
 def compose(
     assets: Path,
+    recipe: Path | None,
+    depth: str | None,
+    mask_teacher: str | None,
     out: Path,
     limit: int | None,
-    recipe: Path | None,
     seed: int | None,
     split: str | None,
     size: int | None,
     no_augment: bool,
-    depth: str | None,
-    mask_teacher: str | None,
     form: Literal["shards", "files"],
     shard_size: int,
     workers: int,
@@ -108,16 +97,20 @@ def compose(
       dmx data compose --recipe reference --workers 2 --out REFERENCE
       dmx data compose --assets assets --split test --seed 1 --limit 200 --out TEST
     """
-    from depthmask.train.compose import load_material
     from depthmask.train.materialise import materialise
     from depthmask.train.recipe import count_of
 
-    chosen = chosen_recipe(
-        recipe, depth, seed=seed, split=split, canvas_px=size, augment=False if no_augment else None
+    chosen, loaded, teachers = open_recipe(
+        assets,
+        recipe,
+        depth,
+        mask_teacher,
+        strict=strict,
+        seed=seed,
+        split=split,
+        canvas_px=size,
+        augment=False if no_augment else None,
     )
-    teachers = open_teachers(chosen, depth, mask_teacher)
-    check_assets(assets)
-    loaded = load_material(chosen, assets, strict=strict)
     with Progress(
         *Progress.get_default_columns(),
         MofNCompleteColumn(),

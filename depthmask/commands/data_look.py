@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -18,19 +17,13 @@ from depthmask.commands.options import (
     print_json,
 )
 from depthmask.commands.recipe_options import (
-    assets_option,
-    check_assets,
     chosen_recipe,
-    depth_option,
-    mask_teacher_option,
-    open_teachers,
+    open_recipe,
     recipe_option,
+    recipe_options,
 )
 from depthmask.errors import UsageError
 from depthmask.output_files import check_output
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -83,16 +76,13 @@ def stats(data: Path | None, recipe: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("data", type=PathType(), required=False)
-@recipe_option
-@assets_option
-@depth_option
-@mask_teacher_option
+@recipe_options
 @out_option("The picture, a .png file.", required=True)
 @overwrite_option
 def preview(
     data: Path | None,
-    recipe: Path | None,
     assets: Path,
+    recipe: Path | None,
     depth: str | None,
     mask_teacher: str | None,
     out: Path,
@@ -117,12 +107,7 @@ def preview(
     if data is not None:
         write_sheet(sheet_of_data(data), out)
     else:
-        from depthmask.train.compose import load_material
-
-        chosen = chosen_recipe(recipe, depth)
-        teachers = open_teachers(chosen, depth, mask_teacher)
-        check_assets(assets)
-        write_sheet(sheet_of_recipe(chosen, load_material(chosen, assets), teachers), out)
+        write_sheet(sheet_of_recipe(*open_recipe(assets, recipe, depth, mask_teacher)), out)
     click.echo(str(out))
 
 
@@ -130,7 +115,7 @@ def _print_grid_statistics(recipe: Path | None, as_json: bool) -> None:
     from depthmask.train.recipe import GridRecipe
     from depthmask.train.stats import grid_statistics
 
-    chosen = chosen_recipe(recipe, None)
+    chosen = chosen_recipe(recipe)
     if not isinstance(chosen, GridRecipe):
         raise UsageError(
             "a recipe to list must be of kind grid, but this one has no end. Compose some of it and try"

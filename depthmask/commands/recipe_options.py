@@ -8,38 +8,69 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from depthmask.commands.options import PathType
+from depthmask.commands.options import Command, PathType
 from depthmask.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from depthmask.train.compose import Assets
     from depthmask.train.recipe import Recipe
     from depthmask.train.teacher import Teachers
 
 DEFAULT_ASSETS = Path("assets")
-assets_option = click.option(
-    "--assets",
-    type=PathType(),
-    default=DEFAULT_ASSETS,
-    show_default=True,
-    help="Cut-outs and backgrounds, by `dmx data fetch`.",
-)
 recipe_option = click.option(
     "--recipe",
     type=PathType(),
     metavar="FILE|NAME",
     help="A recipe or a training configuration (.yaml, .json), or one that ships: reference.",
 )
-depth_option = click.option(
-    "--depth",
-    metavar="stage|none|render|teacher=MODEL.onnx",
-    help="Where depth comes from: exactly from the composite or the render, from a network, or"
-    " nowhere.  [default: the recipe's]",
-)
-mask_teacher_option = click.option(
-    "--mask-teacher",
-    metavar="MODEL.onnx",
-    help="The network that gives photographs their masks (recipes of kind photos).",
-)
+
+
+def recipe_options(command: Command) -> Command:
+    """What `open_recipe` takes: --assets, --recipe, --depth and --mask-teacher."""
+    assets = click.option(
+        "--assets",
+        type=PathType(),
+        default=DEFAULT_ASSETS,
+        show_default=True,
+        help="Cut-outs and backgrounds, by `dmx data fetch`.",
+    )
+    depth = click.option(
+        "--depth",
+        metavar="stage|none|render|teacher=MODEL.onnx",
+        help="Where depth comes from: exactly from the composite or the render, from a network, or"
+        " nowhere.  [default: the recipe's]",
+    )
+    mask_teacher = click.option(
+        "--mask-teacher",
+        metavar="MODEL.onnx",
+        help="The network that gives photographs their masks (recipes of kind photos).",
+    )
+    return assets(recipe_option(depth(mask_teacher(command))))
+
+
+def open_recipe(
+    assets: Path,
+    document: Path | None,
+    depth: str | None,
+    mask_teacher: str | None,
+    *,
+    strict: bool = False,
+    **replaced: object,
+) -> tuple[Recipe, Assets, Teachers | None]:
+    """The recipe with what the options replace, its material and its teachers.
+
+    Raises:
+        UsageError: an option does not fit the recipe, or one that it needs is missing.
+        InputError: the document, the material or a model is missing or bad.
+        UnavailableError: ONNX Runtime is missing.
+
+    """
+    from depthmask.train.compose import load_material
+
+    recipe = chosen_recipe(document, depth, **replaced)
+    teachers = _open_teachers(recipe, depth, mask_teacher)
+    check_assets(assets)
+    return recipe, load_material(recipe, assets, strict=strict), teachers
 
 
 def check_assets(folder: Path) -> None:
@@ -57,7 +88,7 @@ def check_assets(folder: Path) -> None:
             )
 
 
-def chosen_recipe(document: Path | None, depth: str | None, **replaced: object) -> Recipe:
+def chosen_recipe(document: Path | None, depth: str | None = None, **replaced: object) -> Recipe:
     """The recipe of a document (by default one of kind `stage`), with what the options replace.
 
     Raises:
@@ -84,15 +115,8 @@ def chosen_recipe(document: Path | None, depth: str | None, **replaced: object) 
     return _replace(recipe, {name: value for name, value in replaced.items() if value is not None})
 
 
-def open_teachers(recipe: Recipe, depth: str | None, mask_teacher: str | None) -> Teachers | None:
-    """The networks that label; None where there are none to open.
-
-    Raises:
-        UsageError: an option cannot be used, or one that the recipe needs is missing.
-        InputError: a model is bad.
-        UnavailableError: ONNX Runtime is missing.
-
-    """
+def _open_teachers(recipe: Recipe, depth: str | None, mask_teacher: str | None) -> Teachers | None:
+    """The networks that label; None where there are none to open."""
     from depthmask.train.compose import check_labels
 
     teachers = None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from depthmask.commands.data_command import DEFAULT_ASSETS, check_assets
 from depthmask.commands.options import (
     PathType,
     device_option,
@@ -18,6 +17,7 @@ from depthmask.commands.options import (
     out_option,
     print_json,
 )
+from depthmask.commands.recipe_options import DEFAULT_ASSETS, check_assets
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
