@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from depthmask.train.compose import Assets, load_assets, split_of
-from depthmask.train.recipe import StageRecipe
+from depthmask.train.recipe import GridRecipe, StageRecipe
 
 
 def write_assets(folder: Path, *, foregrounds: int = 4, backgrounds: int = 3) -> Path:
@@ -74,3 +74,17 @@ def assets(assets_folder) -> Assets:
 @pytest.fixture
 def recipe() -> StageRecipe:
     return StageRecipe(seed=3, canvas_px=64)
+
+
+@pytest.fixture
+def grid() -> GridRecipe:
+    """72 samples."""
+    return GridRecipe(
+        seed=5,
+        canvas_px=64,
+        backgrounds=3,
+        foregrounds=4,
+        positions=3,
+        foreground_px=(20, 40),
+        offset_px=(0, 24),
+    )

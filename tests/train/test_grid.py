@@ -12,19 +12,6 @@ from depthmask.train.stage import Stage
 from depthmask.train.stats import grid_statistics
 
 
-@pytest.fixture
-def grid():
-    return GridRecipe(
-        seed=5,
-        canvas_px=64,
-        backgrounds=3,
-        foregrounds=4,
-        positions=3,
-        foreground_px=(20, 40),
-        offset_px=(0, 24),
-    )
-
-
 def box_of(recipe, index):
     """Rows and columns in which the foreground may be."""
     chosen = placements(recipe, np.array([index]))

@@ -23,7 +23,7 @@ from depthmask.train import shards as shards_module
 from depthmask.train.compose import Assets, compose
 from depthmask.train.materialise import materialise
 from depthmask.train.parking import parked
-from depthmask.train.recipe import GridRecipe, StageRecipe
+from depthmask.train.recipe import StageRecipe
 from depthmask.train.shards import shard_name
 from depthmask.train.workers import make_blocks
 
@@ -61,18 +61,6 @@ def shards(assets, tmp_path_factory):
     out = tmp_path_factory.mktemp("shards") / "data"
     materialise(StageRecipe(seed=3, canvas_px=64), assets, out, 5, shard_size=2)
     return out
-
-
-@pytest.fixture
-def grid():
-    return GridRecipe(
-        canvas_px=64,
-        backgrounds=2,
-        foregrounds=2,
-        positions=2,
-        foreground_px=(20, 40),
-        offset_px=(0, 9),
-    )
 
 
 def same(first, second):
@@ -211,14 +199,14 @@ def test_a_grid_is_materialised_to_its_end_and_says_what_samples_are_made_of(
     grid, assets, tmp_path
 ):
     result = materialise(grid, assets, tmp_path / "data")
-    assert result.count == 16
+    assert result.count == 72
     with tarfile.open(tmp_path / "data" / shard_name(0)) as archive:
         made_of = json.load(archive.extractfile("000013.json"))
     names = ("background", "foreground", "position", "flip")
     wanted = dict(zip(names, grid.combination(13), strict=True))
     assert {"index": 13, **wanted}.items() <= made_of.items()
-    with pytest.raises(UsageError, match=r"the 17 samples .* but it has 16"):
-        materialise(grid, assets, tmp_path / "more", 17)
+    with pytest.raises(UsageError, match=r"the 73 samples .* but it has 72"):
+        materialise(grid, assets, tmp_path / "more", 73)
 
 
 def test_a_recipe_without_end_needs_a_count(recipe, assets, tmp_path):
@@ -328,7 +316,7 @@ def test_a_worker_that_is_killed_is_an_error_and_what_is_finished_is_kept(
 
 def test_an_error_in_a_worker_is_raised_here(grid, assets, tmp_path):
     few = Assets(assets.foregrounds[:1], assets.backgrounds)
-    job = shards_module.Job(grid, None, tmp_path, 16, "shards", 4)
+    job = shards_module.Job(grid, None, tmp_path, grid.count, "shards", 4)
     with parked(few) as pictures, pytest.raises(InputError, match="dmx data fetch"):
         make_blocks(job, pictures, iter(range(4)), 2, lambda: None)
 

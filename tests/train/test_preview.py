@@ -8,7 +8,6 @@ from depthmask.errors import InputError, OutputError
 from depthmask.train.compose import Sample, compose
 from depthmask.train.materialise import materialise
 from depthmask.train.preview import contact_sheet, sheet_of_data, sheet_of_recipe, write_sheet
-from depthmask.train.recipe import GridRecipe
 
 
 @pytest.mark.parametrize("form", ["shards", "files"])
@@ -48,10 +47,7 @@ def test_a_relative_depth_is_shown_on_a_scale_of_its_image():
     assert (np.diff(shown[0].ravel()[:-1].astype(int)) <= 0).all()
 
 
-def test_a_grid_is_shown_from_its_first_sample_to_its_last(assets):
-    grid = GridRecipe(
-        canvas_px=64, backgrounds=3, foregrounds=3, foreground_px=(20, 40), offset_px=(0, 9)
-    )
+def test_a_grid_is_shown_from_its_first_sample_to_its_last(grid, assets):
     sheet_HW3 = sheet_of_recipe(grid, assets)
     assert sheet_HW3.shape == (6 * 64, 4 * 3 * 64, 3)
     for index, (row, column) in ((0, (0, 0)), (grid.count - 1, (5, 3))):
