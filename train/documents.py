@@ -1,7 +1,7 @@
 """Documents that a user writes: recipes and training configurations, in YAML or JSON.
 
-A document is checked as a whole: every unknown key, wrong type and value out of range is named at
-once, in one line. A name without a suffix, such as `reference`, is a configuration that ships.
+A document is checked as a whole: every unknown or repeated key, wrong type and value out of range is
+named at once, in one line. A name without a suffix, such as `reference`, is a configuration that ships.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import difflib
 import json
 import re
 import types
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -34,7 +36,8 @@ def read_document(path_or_name: Path | str, wanted: type[T]) -> T:
 
     """
     path = find_document(path_or_name)
-    return check_document(load_document(path), wanted, str(path))
+    content, repeated = load_document(path)
+    return check_document(content, wanted, str(path), repeated=repeated)
 
 
 def read_recipe(path_or_name: Path | str) -> Recipe:
@@ -49,13 +52,14 @@ def read_recipe(path_or_name: Path | str) -> Recipe:
     from depthmask.train.recipe import Recipe
 
     path = find_document(path_or_name)
-    content = load_document(path)
+    content, repeated = load_document(path)
+    where = ""
     if isinstance(content, dict) and "kind" not in content:
         if "recipe" in content:
-            return check_document(content["recipe"], Recipe, str(path), where="recipe")  # type: ignore
-        content = {"kind": "stage", **content}
-    recipe: Recipe = check_document(content, Recipe, str(path))  # type: ignore[arg-type]
-    return recipe
+            content, where = content["recipe"], "recipe"
+        else:
+            content = {"kind": "stage", **content}
+    return check_document(content, Recipe, str(path), where=where, repeated=repeated)  # type: ignore
 
 
 def find_document(path_or_name: Path | str) -> Path:
@@ -79,8 +83,11 @@ def find_document(path_or_name: Path | str) -> Path:
     return found
 
 
-def load_document(path: Path) -> object:
-    """Decode a document into lists, dicts and plain values, without checking it.
+def load_document(path: Path) -> tuple[object, list[str]]:
+    """Decode a document into lists, dicts and plain values, without checking them.
+
+    Returns:
+        The content, of a repeated key the last value; and the errors of repeated keys.
 
     Raises:
         InputError: it is missing, or not YAML or JSON.
@@ -90,8 +97,8 @@ def load_document(path: Path) -> object:
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".json":
-            return json.loads(content)
-        return msgspec.yaml.decode(content)
+            return _load_json(content)
+        return _load_yaml(content)
     except ImportError as error:
         raise UnavailableError(
             f"{path} is YAML, which needs PyYAML, but that is not installed. Try `pip install"
@@ -104,14 +111,16 @@ def load_document(path: Path) -> object:
         raise InputError(f"{path} must be YAML or JSON, but got: {message}") from error
 
 
-def check_document(content: object, wanted: type[T], name: str, *, where: str = "") -> T:
+def check_document(
+    content: object, wanted: type[T], name: str, *, where: str = "", repeated: Sequence[str] = ()
+) -> T:
     """Convert what `load_document` gave; `name` and `where`, the place in it, are for messages.
 
     Raises:
         InputError: it has errors: all are named.
 
     """
-    errors = _errors(content, wanted, where)
+    errors = [*repeated, *_errors(content, wanted, where)]
     if not errors:
         try:
             return msgspec.convert(content, wanted)
@@ -133,6 +142,62 @@ def check_ranges(struct: msgspec.Struct) -> None:
     errors = [error for name, value, kind in values for error in _leaf_errors(value, kind, name)]
     if errors:
         raise UsageError("; ".join(errors))
+
+
+class _Pairs(list[tuple[str, object]]):
+    """An object of a JSON document, as its keys come."""
+
+
+def _load_json(content: bytes) -> tuple[object, list[str]]:
+    errors: list[str] = []
+
+    def plain(value: object, where: str) -> object:
+        if isinstance(value, _Pairs):
+            errors.extend(
+                f"{_place(where, key)} must be given once, but is given {times} times"
+                for key, times in Counter(key for key, _ in value).items()
+                if times > 1
+            )
+            return {key: plain(part, _place(where, key)) for key, part in value}
+        if isinstance(value, list):
+            return [plain(part, f"{where}[{number}]") for number, part in enumerate(value)]
+        return value
+
+    return plain(json.loads(content, object_pairs_hook=_Pairs), ""), errors
+
+
+def _load_yaml(content: bytes) -> tuple[object, list[str]]:
+    import yaml  # type: ignore[import-untyped]
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    errors: list[str] = []
+    seen: set[int] = set()  # an alias is the node that it names
+
+    def find(node: Any, where: str) -> None:  # noqa: ANN401
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        if node.id == "sequence":
+            for number, part in enumerate(node.value):
+                find(part, f"{where}[{number}]")
+        if node.id == "mapping":
+            lines = defaultdict(list)
+            for key, part in node.value:
+                lines[key.tag, str(key.value)].append(str(key.start_mark.line + 1))
+                find(part, _place(where, key.value))
+            errors.extend(
+                f"{_place(where, key)} must be given once, but is on the lines {', '.join(found)}"
+                for (_, key), found in lines.items()
+                if len(found) > 1
+            )
+
+    try:
+        root = yaml.compose(content, loader)
+        if root is not None:
+            find(root, "")
+        return yaml.load(content, loader), errors
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
 
 
 def _errors(content: object, wanted: Any, where: str) -> list[str]:  # noqa: ANN401

@@ -19,7 +19,7 @@ import torch
 from depthmask.atomic import write_file
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.train.config import TrainingConfig
-from depthmask.train.documents import check_document, load_document
+from depthmask.train.documents import read_document
 from depthmask.train.parking import PARKED
 
 CONFIG_FILE = "config.json"
@@ -60,7 +60,7 @@ class RunFolder:
             raise UsageError(f"{self.path} must be a folder, but got a file") from error
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
-        if check_document(load_document(recorded), TrainingConfig, str(recorded)) != config:
+        if read_document(recorded, TrainingConfig) != config:
             raise UsageError(
                 f"{self.path} must be a new folder or hold a run of the same configuration, but its"
                 f" {CONFIG_FILE} differs. Try another --out"

@@ -86,9 +86,55 @@ def test_every_error_is_named_at_once_and_with_its_place(tmp_path):
         assert part in message
 
 
+def test_a_key_given_twice_is_an_error_beside_the_others(tmp_path):
+    text = """
+    recipe: {kind: grid, seed: 1, sed: 2,
+             seed: 3}
+    parts:
+      - size: 1
+        "size": 2
+        size: 3
+    parts: [{size: x}]
+    """
+    with pytest.raises(InputError) as caught:
+        read_document(write(tmp_path / "w.yaml", text), Whole)
+    message = str(caught.value)
+    assert "these 5 errors" in message
+    for part in (
+        "recipe.seed must be given once, but is on the lines 2, 3",
+        "parts[0].size must be given once, but is on the lines 5, 6, 7",
+        "parts must be given once, but is on the lines 4, 8",
+        "recipe.sed is not a known key (is seed meant?)",
+        "parts[0].size must be int, but got 'x'",
+    ):
+        assert part in message
+
+
+def test_a_key_given_twice_in_json_is_an_error_too(tmp_path):
+    text = '{"recipe": {"kind": "grid", "seed": 1, "seed": 1}, "parts": [{"size": 1, "size": 2}]}'
+    with pytest.raises(InputError) as caught:
+        read_document(write(tmp_path / "w.json", text), Whole)
+    assert str(caught.value).endswith(
+        "these 2 errors: recipe.seed must be given once, but is given 2 times;"
+        " parts[0].size must be given once, but is given 2 times"
+    )
+    with pytest.raises(InputError, match=r"this error: recipe\.seed must be given once"):
+        read_recipe(write(tmp_path / "r.json", text.partition(', "parts"')[0] + "}"))
+
+
+def test_a_merged_key_may_be_given_again_and_an_alias_is_no_duplicate(tmp_path):
+    text = "best: &part {size: 1, rate: 0.5}\nparts: [*part, {<<: *part, size: 2}]\nrecipe: {kind: grid}"
+    assert read_document(write(tmp_path / "w.yaml", text), Whole).parts == (
+        Part(1, 0.5),
+        Part(2, 0.5),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        ("&a [*a]", "must be YAML or JSON|it must be a mapping"),
+        ("? [a, b]\n: 1", "must be YAML or JSON"),
         ("a: [", "must be YAML or JSON"),
         ("", "it must be a mapping"),
         ("[1, 2]", "it must be a mapping"),
