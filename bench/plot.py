@@ -81,7 +81,8 @@ def _scatter(
         if value is None or latency is None:
             continue
         colour, marker = styles[_name(cell)]
-        axes.plot([latency.p50_ms, latency.p90_ms], [value, value], color=colour, linewidth=1)
+        if latency.p90_ms is not None:
+            axes.plot([latency.p50_ms, latency.p90_ms], [value, value], color=colour, linewidth=1)
         axes.plot(latency.p50_ms, value, marker, color=colour, markersize=7, label=_name(cell))
         drawn += 1
     axes.grid(alpha=0.3)

@@ -71,14 +71,13 @@ def cells_of(cell: Cell) -> tuple[str, ...]:
     """One row, as text, under `HEADINGS`; what was not measured is a dash."""
     mask = cell.accuracy.mask if cell.accuracy else None
     latency = cell.latency
+    stages = latency.stage_p50_ms if latency else {}
     return (
         f"{cell.bundle} {cell.precision}",
         str(cell.resolution),
         cell.runtime if cell.device in ("auto", "cpu") else f"{cell.runtime} {cell.device}",
         _number(latency.p50_ms if latency else None, 2),
-        _number(latency.preprocess_p50_ms if latency else None, 2),
-        _number(latency.inference_p50_ms if latency else None, 2),
-        _number(latency.postprocess_p50_ms if latency else None, 2),
+        *(_number(stages.get(stage), 2) for stage in ("preprocess", "inference", "postprocess")),
         _number(latency.p90_ms if latency else None, 2),
         _number(latency.p99_ms if latency else None, 2),
         _number(latency.throughput_frames_per_s if latency else None, 1),
@@ -106,6 +105,11 @@ def notes(result: BenchResult) -> str:
             "Differs: the largest difference to the first runtime of the same graph, of the mask or,"
             " as a share of the largest, of the depth."
         )
+    lines.extend(
+        f"{_name(cell)} is no fair number: {'; '.join(cell.latency.spoilt_by)}."
+        for cell in result.cells
+        if cell.latency and cell.latency.spoilt_by
+    )
     unsteady = [cell for cell in result.cells if cell.latency and not cell.latency.stable]
     if unsteady:
         lines.append(
