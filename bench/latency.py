@@ -76,11 +76,12 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     stage_p50_ms: dict[str, float]
     """Median of each stage, in the order in which they run."""
     throughput_frames_per_s: float
-    """Of one frame after the other, without batches or overlap."""
+    """Of one call after the other, without overlap."""
     turns: tuple[Turn, ...]
     spoilt_by: tuple[str, ...]
     """What else the machine did, where that was so much that the numbers are no fair ones."""
     samples_ms: tuple[float, ...]
+    stage_samples_ms: dict[str, tuple[float, ...]]
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
@@ -105,16 +106,25 @@ class LatencyMeter:
         frames: Sequence[UInt8Array],
         clock: Clock = time.perf_counter,
         conditions: ConditionsMeter | None = None,
+        batch: int = 1,
     ) -> None:
+        """Measure a pipeline on frames (H,W,3) uint8 RGB, taken in turn.
+
+        `batch` is the number of frames that a call predicts.
+
+        Raises:
+            UsageError: there are no frames.
+        """
         if not frames:
             raise UsageError("the frames to measure with must be 1 or more, but there are none")
         self._pipeline = pipeline
         self._frames = frames
         self._clock = clock
         self._conditions = conditions or ConditionsMeter()
+        self._batch = batch
         self._next_frame = 0
         self._samples_ms: list[float] = []
-        self._stages_ms: list[dict[str, float]] = []
+        self._stages_ms: dict[str, list[float]] = {}
         self._turns: list[Turn] = []
         self._warmup_runs = 0
         self._stable = False
@@ -124,6 +134,14 @@ class LatencyMeter:
     def runs(self) -> int:
         """Samples taken."""
         return len(self._samples_ms)
+
+    def go_on_from(self, earlier: LatencyResult) -> None:
+        """Keep the samples of an earlier meter of the same cell, and its first inference."""
+        self._samples_ms = list(earlier.samples_ms)
+        self._stages_ms = {name: list(ms) for name, ms in earlier.stage_samples_ms.items()}
+        self._turns = list(earlier.turns)
+        self._warmup_runs = earlier.warmup_runs
+        self._first_ms = earlier.first_inference_ms
 
     def first(self) -> None:
         """Time the very first call; later calls of this do nothing."""
@@ -167,7 +185,8 @@ class LatencyMeter:
         while taken < min_runs or self._clock() < end:
             total_ms, stages_ms = self._run()
             self._samples_ms.append(total_ms)
-            self._stages_ms.append(stages_ms)
+            for stage, stage_ms in stages_ms.items():
+                self._stages_ms.setdefault(stage, []).append(stage_ms)
             taken += 1
         met = between(before, self._conditions.now())
         self._turns.append(Turn(runs=taken, conditions=met))
@@ -195,14 +214,12 @@ class LatencyMeter:
             p999_ms=quantile_ms(self._samples_ms, 0.999),
             mean_ms=mean_ms,
             cv=float(samples_ms.std()) / mean_ms if mean_ms > 0 else 0.0,
-            stage_p50_ms={
-                stage: float(np.median([timings[stage] for timings in self._stages_ms]))
-                for stage in self._stages_ms[0]
-            },
-            throughput_frames_per_s=1000 * len(samples_ms) / float(samples_ms.sum()),
+            stage_p50_ms={name: float(np.median(ms)) for name, ms in self._stages_ms.items()},
+            throughput_frames_per_s=1000 * self._batch * len(samples_ms) / float(samples_ms.sum()),
             turns=tuple(self._turns),
             spoilt_by=spoilt_by([turn.conditions for turn in self._turns]),
-            samples_ms=tuple(round(float(sample), 4) for sample in samples_ms),
+            samples_ms=_rounded(self._samples_ms),
+            stage_samples_ms={name: _rounded(ms) for name, ms in self._stages_ms.items()},
         )
 
     def _run(self) -> tuple[float, dict[str, float]]:
@@ -212,6 +229,10 @@ class LatencyMeter:
         prediction = self._pipeline(frame_HW3)
         elapsed_ms = 1000 * (self._clock() - started)
         return elapsed_ms, prediction.timings_ms
+
+
+def _rounded(samples_ms: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(sample, 4) for sample in samples_ms)
 
 
 def measure(
