@@ -82,7 +82,7 @@ def run_demo(
         bench = run_grid(
             bundles[:1],
             samples=open_samples(),
-            threads=threads,
+            threads=[threads],
             seconds=seconds_per_cell,
             progress=lambda doing, done, total: progress(f"benchmarking: {doing}"),
         )

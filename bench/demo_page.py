@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from depthmask.bench.grid import DEFAULT_RUNTIMES
+from depthmask.bench.cells import DEFAULT_RUNTIMES
 from depthmask.bench.result import BenchResult
 from depthmask.bench.table import HEADINGS, cells_of, compact, notes
 from depthmask.bundle import Bundle

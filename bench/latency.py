@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
+from depthmask.bench.conditions import Conditions, ConditionsMeter, between, spoilt_by
 from depthmask.errors import UsageError
 from depthmask.frames import UInt8Array
 
-RUNS_FOR_P99 = 100
-STAGES = ("preprocess", "inference", "postprocess")
+RUNS_BEYOND = 10
+"""Samples that must lie beyond a percentile for it to be given: with fewer it is one of the extremes."""
 _WINDOW_RUNS = 5
 _WINDOW_SECONDS = 0.1
+_STEADY_WINDOWS = 3
 _STEADY_WITHIN = 0.05
 
 Clock = Callable[[], float]
@@ -30,7 +33,7 @@ class TimedPrediction(Protocol):
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """`preprocess`, `inference` and `postprocess`."""
+        """By stage, in the order in which they run: `preprocess`, `inference`, `postprocess`."""
 
 
 class TimedPipeline(Protocol):
@@ -44,6 +47,13 @@ class TimedPipeline(Protocol):
         """Predict one frame, (H,W,3) uint8 RGB."""
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs without a pause, and what the machine did meanwhile."""
+
+    runs: int
+    conditions: Conditions
+
+
 class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Latency per frame, in milliseconds, with every raw sample in the order it was taken."""
 
@@ -55,19 +65,36 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     first_inference_ms: float
     """The first call that the meter made: of a fresh pipeline, what the first frame waits for."""
     p50_ms: float
-    p90_ms: float
+    p90_ms: float | None
+    """None, as the others, where too few samples lie beyond it (`carries`)."""
+    p95_ms: float | None
     p99_ms: float | None
-    """None below 100 runs, which cannot show it."""
+    p999_ms: float | None
     mean_ms: float
-    preprocess_p50_ms: float
-    inference_p50_ms: float
-    postprocess_p50_ms: float
+    cv: float
+    """Standard deviation as a share of the mean."""
+    stage_p50_ms: dict[str, float]
+    """Median of each stage, in the order in which they run."""
     throughput_frames_per_s: float
-    """Of one frame after the other, without batches or overlap."""
+    """Of one call after the other, without overlap."""
+    turns: tuple[Turn, ...]
+    spoilt_by: tuple[str, ...]
+    """What else the machine did, where that was so much that the numbers are no fair ones."""
     samples_ms: tuple[float, ...]
+    stage_samples_ms: dict[str, tuple[float, ...]]
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
+
+
+def carries(runs: int, share: float) -> bool:
+    """Whether so many runs show the quantile `share`: at least 10 of them must lie beyond it."""
+    return runs * (1 - share) >= RUNS_BEYOND - 1e-9
+
+
+def quantile_ms(samples_ms: Sequence[float], share: float) -> float | None:
+    """A quantile, between the samples linearly; None where they do not carry it."""
+    return float(np.quantile(samples_ms, share)) if carries(len(samples_ms), share) else None
 
 
 class LatencyMeter:
@@ -78,15 +105,27 @@ class LatencyMeter:
         pipeline: TimedPipeline,
         frames: Sequence[UInt8Array],
         clock: Clock = time.perf_counter,
+        conditions: ConditionsMeter | None = None,
+        batch: int = 1,
     ) -> None:
+        """Measure a pipeline on frames (H,W,3) uint8 RGB, taken in turn.
+
+        `batch` is the number of frames that a call predicts.
+
+        Raises:
+            UsageError: there are no frames.
+        """
         if not frames:
             raise UsageError("the frames to measure with must be 1 or more, but there are none")
         self._pipeline = pipeline
         self._frames = frames
         self._clock = clock
+        self._conditions = conditions or ConditionsMeter()
+        self._batch = batch
         self._next_frame = 0
         self._samples_ms: list[float] = []
-        self._stages_ms: list[dict[str, float]] = []
+        self._stages_ms: dict[str, list[float]] = {}
+        self._turns: list[Turn] = []
         self._warmup_runs = 0
         self._stable = False
         self._first_ms: float | None = None
@@ -96,19 +135,27 @@ class LatencyMeter:
         """Samples taken."""
         return len(self._samples_ms)
 
+    def go_on_from(self, earlier: LatencyResult) -> None:
+        """Keep the samples of an earlier meter of the same cell, and its first inference."""
+        self._samples_ms = list(earlier.samples_ms)
+        self._stages_ms = {name: list(ms) for name, ms in earlier.stage_samples_ms.items()}
+        self._turns = list(earlier.turns)
+        self._warmup_runs = earlier.warmup_runs
+        self._first_ms = earlier.first_inference_ms
+
     def first(self) -> None:
         """Time the very first call; later calls of this do nothing."""
         if self._first_ms is None:
             self._first_ms = self._run()[0]
 
     def warm_up(self, max_seconds: float = 5.0) -> None:
-        """Run until the median of a window is within 5 % of that of the window before.
+        """Run until the medians of three windows in a row are within 5 % of each other.
 
         A window is at least 5 runs and 0.1 s. Ends after `max_seconds` in any case.
         """
         self.first()
         end = self._clock() + max_seconds
-        before_ms = None
+        medians_ms: list[float] = []
         while not self._stable and self._clock() < end:
             window_ms: list[float] = []
             window_end = self._clock() + _WINDOW_SECONDS
@@ -117,28 +164,32 @@ class LatencyMeter:
                 if self._clock() >= end:
                     break
             self._warmup_runs += len(window_ms)
-            median_ms = float(np.median(window_ms))
-            self._stable = (
-                before_ms is not None
-                and len(window_ms) >= _WINDOW_RUNS
-                and abs(median_ms - before_ms) <= _STEADY_WITHIN * before_ms
+            if len(window_ms) >= _WINDOW_RUNS:
+                medians_ms.append(float(np.median(window_ms)))
+            last_ms = medians_ms[-_STEADY_WINDOWS:]
+            self._stable = len(last_ms) == _STEADY_WINDOWS and all(
+                abs(after - before) <= _STEADY_WITHIN * before
+                for before, after in pairwise(last_ms)
             )
-            before_ms = median_ms
 
     def sample(self, min_seconds: float, min_runs: int) -> None:
-        """Take samples for at least `min_seconds` and `min_runs`; the first run is not counted.
+        """A turn: samples for at least `min_seconds` and `min_runs`; the first run is not counted.
 
         It brings the pipeline back into the caches after another had its turn.
         """
         self.first()
         self._run()
+        before = self._conditions.now()
         end = self._clock() + min_seconds
         taken = 0
         while taken < min_runs or self._clock() < end:
             total_ms, stages_ms = self._run()
             self._samples_ms.append(total_ms)
-            self._stages_ms.append(stages_ms)
+            for stage, stage_ms in stages_ms.items():
+                self._stages_ms.setdefault(stage, []).append(stage_ms)
             taken += 1
+        met = between(before, self._conditions.now())
+        self._turns.append(Turn(runs=taken, conditions=met))
 
     def result(self) -> LatencyResult:
         """Summarise the samples taken.
@@ -149,26 +200,26 @@ class LatencyMeter:
         if not self._samples_ms or self._first_ms is None:
             raise UsageError("a latency must come from 1 or more runs, but none was made")
         samples_ms = np.array(self._samples_ms)
-        stage_p50_ms = {
-            stage: float(np.median([timings[stage] for timings in self._stages_ms]))
-            for stage in STAGES
-        }
-        p50_ms, p90_ms, p99_ms = (float(np.percentile(samples_ms, share)) for share in (50, 90, 99))
+        mean_ms = float(samples_ms.mean())
         return LatencyResult(
             runs=len(samples_ms),
             warmup_runs=self._warmup_runs,
             stable=self._stable,
             open_ms=self._pipeline.open_ms,
             first_inference_ms=self._first_ms,
-            p50_ms=p50_ms,
-            p90_ms=p90_ms,
-            p99_ms=p99_ms if len(samples_ms) >= RUNS_FOR_P99 else None,
-            mean_ms=float(samples_ms.mean()),
-            preprocess_p50_ms=stage_p50_ms["preprocess"],
-            inference_p50_ms=stage_p50_ms["inference"],
-            postprocess_p50_ms=stage_p50_ms["postprocess"],
-            throughput_frames_per_s=1000 * len(samples_ms) / float(samples_ms.sum()),
-            samples_ms=tuple(round(float(sample), 4) for sample in samples_ms),
+            p50_ms=float(np.median(samples_ms)),
+            p90_ms=quantile_ms(self._samples_ms, 0.9),
+            p95_ms=quantile_ms(self._samples_ms, 0.95),
+            p99_ms=quantile_ms(self._samples_ms, 0.99),
+            p999_ms=quantile_ms(self._samples_ms, 0.999),
+            mean_ms=mean_ms,
+            cv=float(samples_ms.std()) / mean_ms if mean_ms > 0 else 0.0,
+            stage_p50_ms={name: float(np.median(ms)) for name, ms in self._stages_ms.items()},
+            throughput_frames_per_s=1000 * self._batch * len(samples_ms) / float(samples_ms.sum()),
+            turns=tuple(self._turns),
+            spoilt_by=spoilt_by([turn.conditions for turn in self._turns]),
+            samples_ms=_rounded(self._samples_ms),
+            stage_samples_ms={name: _rounded(ms) for name, ms in self._stages_ms.items()},
         )
 
     def _run(self) -> tuple[float, dict[str, float]]:
@@ -178,6 +229,10 @@ class LatencyMeter:
         prediction = self._pipeline(frame_HW3)
         elapsed_ms = 1000 * (self._clock() - started)
         return elapsed_ms, prediction.timings_ms
+
+
+def _rounded(samples_ms: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(sample, 4) for sample in samples_ms)
 
 
 def measure(

@@ -1,6 +1,6 @@
 """The memory that one cell needs, measured in a process of its own.
 
-    python -m depthmask.bench.memory BUNDLE RESOLUTION RUNTIME DEVICE THREADS
+    python -m depthmask.bench.memory BUNDLE RESOLUTION RUNTIME DEVICE THREADS BATCH
 
 opens the pipeline, predicts a few 640x480 frames and prints {"peak_memory_bytes": N}. The figure is the
 whole process at its largest, as an application would hold it: the interpreter, NumPy, OpenCV, the
@@ -21,13 +21,13 @@ import numpy as np
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
 
-_FRAMES = 4
+_CALLS = 4
 
 
 def predict_some(
-    bundle: Path, resolution: Resolution, runtime: str, device: str, threads: int | None
+    bundle: Path, resolution: Resolution, runtime: str, device: str, threads: int | None, batch: int
 ) -> None:
-    """Open a bundle and predict a few 640x480 frames of noise.
+    """Open a bundle and predict 640x480 frames of noise, `batch` of them per call.
 
     Raises:
         DepthmaskError: as `Pipeline.open` and the pipeline's call.
@@ -37,8 +37,8 @@ def predict_some(
     )
     frame_HW3 = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with opened as pipeline:
-        for _ in range(_FRAMES):
-            pipeline(frame_HW3)
+        for _ in range(_CALLS):
+            pipeline.run_batch([frame_HW3] * batch)
 
 
 def peak_rss_bytes() -> int:
@@ -57,10 +57,10 @@ def peak_rss_bytes() -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print; what fails ends with a traceback, for the parent to note."""
-    bundle, size, runtime, device, threads = arguments
+    bundle, size, runtime, device, threads, batch = arguments
     height, _, width = size.partition("x")
     resolution = Resolution(int(height), int(width or height))
-    predict_some(Path(bundle), resolution, runtime, device, int(threads) or None)
+    predict_some(Path(bundle), resolution, runtime, device, int(threads) or None, int(batch))
     print(json.dumps({"peak_memory_bytes": peak_rss_bytes()}))
 
 

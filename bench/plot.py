@@ -80,9 +80,10 @@ def _scatter(
         value, latency = value_of(cell), cell.latency
         if value is None or latency is None:
             continue
-        colour, marker = styles[_name(cell)]
-        axes.plot([latency.p50_ms, latency.p90_ms], [value, value], color=colour, linewidth=1)
-        axes.plot(latency.p50_ms, value, marker, color=colour, markersize=7, label=_name(cell))
+        colour, marker = styles[cell.label]
+        if latency.p90_ms is not None:
+            axes.plot([latency.p50_ms, latency.p90_ms], [value, value], color=colour, linewidth=1)
+        axes.plot(latency.p50_ms, value, marker, color=colour, markersize=7, label=cell.label)
         drawn += 1
     axes.grid(alpha=0.3)
     if not drawn:
@@ -97,7 +98,7 @@ def _spread(axes: Axes, cells: list[Cell]) -> None:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
         return
     axes.boxplot(latencies, orientation="horizontal", flierprops={"markersize": 2})
-    axes.set_yticks(range(1, len(cells) + 1), [_name(cell) for cell in cells], fontsize=7)
+    axes.set_yticks(range(1, len(cells) + 1), [cell.label for cell in cells], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
 
@@ -105,15 +106,11 @@ def _spread(axes: Axes, cells: list[Cell]) -> None:
 def _styles(cells: list[Cell]) -> dict[str, tuple[Any, str]]:
     """Colour by resolution, marker by bundle and runtime."""
     resolutions = sorted({cell.resolution for cell in cells})
-    runners = list(dict.fromkeys((cell.bundle, cell.runtime) for cell in cells))
+    runners = list(dict.fromkeys((cell.bundle, cell.runner) for cell in cells))
     return {
-        _name(cell): (
+        cell.label: (
             f"C{resolutions.index(cell.resolution)}",
-            _MARKERS[runners.index((cell.bundle, cell.runtime)) % len(_MARKERS)],
+            _MARKERS[runners.index((cell.bundle, cell.runner)) % len(_MARKERS)],
         )
         for cell in cells
     }
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.bundle} {cell.resolution} {cell.runtime}"

@@ -24,9 +24,8 @@ Status = Literal["ok", "failed", "unavailable"]
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a runtime's outputs are from those of the first runtime that ran the same graph."""
+    """How far a cell's outputs are from those of the fp32 PyTorch chain, which its bundle carries."""
 
-    reference_runtime: str
     frames: int
     mask_max_abs: float
     depth_max_rel: float
@@ -49,6 +48,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """The one that ran; where nothing ran, the one asked for."""
     threads: int | None
     """None: the runtime's own choice."""
+    batch: int = 1
+    """Frames per call."""
     status: Status
     problem: str | None = None
     """Why there are no numbers."""
@@ -58,6 +59,30 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: AccuracyResult | None = None
     """None where the data set has no labels."""
     agreement: Agreement | None = None
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What the cell is, apart from what was measured and from the device that `auto` found."""
+        return (
+            self.bundle,
+            self.preset,
+            self.precision,
+            self.height_px,
+            self.width_px,
+            self.runtime,
+            self.threads,
+            self.batch,
+        )
+
+    @property
+    def runner(self) -> str:
+        """What ran it: the runtime, and what of its settings is not the default."""
+        return runner_name(self.runtime, self.device, self.threads, self.batch)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.bundle} {self.resolution} {self.runner}"
 
     @property
     def resolution(self) -> Resolution:
@@ -73,7 +98,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """All cells of one benchmark on one machine."""
 
-    schema: Literal[1] = 1
+    schema: Literal[2] = 2
     made_at: str
     """UTC, ISO 8601."""
     machine: Machine
@@ -81,9 +106,20 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the data set."""
     frame_sizes: tuple[str, ...]
     """HxW in pixels, of the frames that were timed."""
+    decode_p50_ms: float | None
+    """Median of reading and decoding one of these frames; it is in no cell's latency."""
     seconds_per_cell: float
     rounds: int
+    rounds_done: int
+    """Fewer than `rounds` where the benchmark was interrupted; `dmx bench` goes on from there."""
+    seed: int
+    """Of the order in which the cells take their turns, drawn anew for each round."""
     cells: tuple[Cell, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every round was made."""
+        return self.rounds_done == self.rounds
 
     @property
     def problems(self) -> tuple[Cell, ...]:
@@ -92,6 +128,16 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"BenchResult({len(self.cells)} cells, {len(self.problems)} without numbers)"
+
+
+def runner_name(runtime: str, device: str, threads: int | None, batch: int) -> str:
+    """A runtime with what of its settings is not the default, for people."""
+    words = [runtime] if device in ("auto", "cpu") else [f"{runtime} {device}"]
+    if threads is not None:
+        words.append("1 thread" if threads == 1 else f"{threads} threads")
+    if batch > 1:
+        words.append(f"batch {batch}")
+    return ", ".join(words)
 
 
 def write_result(result: BenchResult, path: Path) -> None:

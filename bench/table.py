@@ -71,14 +71,13 @@ def cells_of(cell: Cell) -> tuple[str, ...]:
     """One row, as text, under `HEADINGS`; what was not measured is a dash."""
     mask = cell.accuracy.mask if cell.accuracy else None
     latency = cell.latency
+    stages = latency.stage_p50_ms if latency else {}
     return (
         f"{cell.bundle} {cell.precision}",
         str(cell.resolution),
-        cell.runtime if cell.device in ("auto", "cpu") else f"{cell.runtime} {cell.device}",
+        cell.runner,
         _number(latency.p50_ms if latency else None, 2),
-        _number(latency.preprocess_p50_ms if latency else None, 2),
-        _number(latency.inference_p50_ms if latency else None, 2),
-        _number(latency.postprocess_p50_ms if latency else None, 2),
+        *(_number(stages.get(stage), 2) for stage in ("preprocess", "inference", "postprocess")),
         _number(latency.p90_ms if latency else None, 2),
         _number(latency.p99_ms if latency else None, 2),
         _number(latency.throughput_frames_per_s if latency else None, 1),
@@ -103,16 +102,23 @@ def notes(result: BenchResult) -> str:
         )
     if any(cell.agreement for cell in result.cells):
         lines.append(
-            "Differs: the largest difference to the first runtime of the same graph, of the mask or,"
-            " as a share of the largest, of the depth."
+            "Differs: the largest difference to the fp32 PyTorch chain, of the mask or, as a share of"
+            " the largest, of the depth."
         )
-    unsteady = [cell for cell in result.cells if cell.latency and not cell.latency.stable]
-    if unsteady:
+    spoilt = [cell for cell in result.cells if cell.latency and cell.latency.spoilt_by]
+    if spoilt and spoilt[0].latency:
         lines.append(
-            f"Not steady after the warm-up: {', '.join(_name(cell) for cell in unsteady)}. Is"
-            " something else running?"
+            f"No fair numbers in {len(spoilt)} of {len(result.cells)} cells; {spoilt[0].label}:"
+            f" {'; '.join(spoilt[0].latency.spoilt_by)}."
         )
-    lines.extend(f"{_name(cell)} {cell.status}: {cell.problem}" for cell in result.problems)
+    unsteady = [cell.label for cell in result.cells if cell.latency and not cell.latency.stable]
+    if unsteady:
+        lines.append(f"Not steady after the warm-up: {'; '.join(unsteady)}.")
+    if not result.complete:
+        lines.append(
+            f"INTERRUPTED after {result.rounds_done} of {result.rounds} rounds; the same command goes on."
+        )
+    lines.extend(f"{cell.label} {cell.status}: {cell.problem}" for cell in result.problems)
     return "\n".join(lines)
 
 
@@ -139,7 +145,3 @@ def _difference(cell: Cell) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.bundle} {cell.resolution} {cell.runtime}"

@@ -21,6 +21,7 @@ from depthmask.frames import FloatArray, UInt8Array
 from depthmask.metrics import (
     DepthAccumulator,
     DepthMetrics,
+    Intervals,
     MaskAccumulator,
     MaskMetrics,
     binary,
@@ -67,6 +68,9 @@ class AccuracyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Mean of the predicted soft mask: how much of the frames it lets through (its sparsity)."""
     depth_in_mask: DepthAccuracy | None
     depth_frame: DepthAccuracy | None
+    intervals: Intervals = {}
+    """95 % of each metric, as `mask.iou` and `depth_frame.median_scaled.delta1`, by bootstrap over the
+    images; none of fewer than two images."""
 
 
 def judged_depth(accuracy: AccuracyResult, kind: Kind) -> DepthAccuracy | None:
@@ -100,6 +104,10 @@ class _DepthPair:
     def result(self) -> DepthAccuracy | None:
         unaligned, scaled = self._unaligned.result(), self._scaled.result()
         return DepthAccuracy(unaligned if self._metric else None, scaled) if scaled else None
+
+    def intervals(self) -> Intervals:
+        found = _named("median_scaled", self._scaled.intervals())
+        return found | _named("unaligned", self._unaligned.intervals()) if self._metric else found
 
 
 def accuracy(
@@ -150,7 +158,14 @@ def accuracy(
         mask_share=share_sum / count,
         depth_in_mask=in_mask.result(),
         depth_frame=frame.result(),
+        intervals=_named("mask", masks.intervals())
+        | _named("depth_in_mask", in_mask.intervals())
+        | _named("depth_frame", frame.intervals()),
     )
+
+
+def _named(prefix: str, intervals: Intervals) -> Intervals:
+    return {f"{prefix}.{name}": interval for name, interval in intervals.items()}
 
 
 def _mask_share(prediction: PredictionLike, sample: LabelledSample) -> float:

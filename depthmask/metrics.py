@@ -27,7 +27,9 @@ A prediction that is not finite is an error, so that no NaN ever reaches a table
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,7 @@ BOUNDARY_SHARE_OF_DIAGONAL = 0.02
 SMALLEST_RATIO = 1e-3
 _THRESHOLD = 0.5
 _ROUNDING = 1e-3
+_RESAMPLES = 1000
 
 Array = npt.NDArray[np.generic]
 BoolArray = npt.NDArray[np.bool_]
@@ -72,12 +75,15 @@ class MaskMetrics:
     boundary_iou: float
 
 
+Intervals = dict[str, tuple[float, float]]
+"""Of each metric, by name: what the mean over other images of the same kind could well have been."""
+
+
 class DepthAccumulator:
-    """Depth metrics of any number of maps, one after the other, in constant memory."""
+    """Depth metrics of any number of maps, one after the other; ten numbers are kept of each."""
 
     def __init__(self) -> None:
-        self._pixels = 0
-        self._sums = np.zeros(9)
+        self._rows: list[list[float]] = []
 
     def add(self, prediction: Array, target: Array, valid: Array | None = None) -> None:
         """Take in maps of one shape, any; `valid` (bool, same shape) narrows what counts.
@@ -98,8 +104,8 @@ class DepthAccumulator:
         ratio = np.maximum(p / t, SMALLEST_RATIO)
         log_ratio = np.log(ratio)
         factor = np.maximum(ratio, 1 / ratio)
-        self._pixels += p.size
-        self._sums += [
+        row = [
+            p.size,
             (difference**2).sum(),
             difference.sum(),
             (difference / t).sum(),
@@ -108,34 +114,26 @@ class DepthAccumulator:
             log_ratio.sum(),
             (log_ratio**2).sum(),
         ]
+        self._rows.append([float(value) for value in row])
 
     def result(self) -> DepthMetrics | None:
         """Metrics of everything added; None where no pixel was valid."""
-        if not self._pixels:
+        sums = np.sum(self._rows, axis=0) if self._rows else np.zeros(1)
+        if not sums[0]:
             return None
-        mse, mae, abs_rel, log10, delta1, delta2, delta3, log_mean, log_square = (
-            float(value) for value in self._sums / self._pixels
-        )
-        return DepthMetrics(
-            mse=mse,
-            rmse=math.sqrt(mse),
-            mae=mae,
-            abs_rel=abs_rel,
-            log10=log10,
-            delta1=delta1,
-            delta2=delta2,
-            delta3=delta3,
-            silog=math.sqrt(max(0.0, log_square - log_mean**2)),
-            pixels=self._pixels,
-        )
+        return DepthMetrics(**_floats(_depth_values(sums)), pixels=round(sums[0]))
+
+    def intervals(self, confidence: float = 0.95) -> Intervals:
+        """By bootstrap over the maps that have a valid pixel; none for fewer than two of them."""
+        rows_NK = np.array([row for row in self._rows if row[0]])
+        return _intervals(rows_NK, _depth_values, confidence)
 
 
 class MaskAccumulator:
     """Mask metrics of any number of images, averaged over images."""
 
     def __init__(self) -> None:
-        self._images = 0
-        self._sums = np.zeros(5)
+        self._rows: list[list[float]] = []
 
     def add(self, prediction: Array, target: Array) -> None:
         """Take in one image (H,W) or several (...,H,W).
@@ -157,14 +155,17 @@ class MaskAccumulator:
         predictions_NHW = _soft(prediction, "a predicted mask").reshape(-1, *size)
         targets_NHW = _soft(target, "a true mask").reshape(-1, *size)
         for prediction_HW, target_HW in zip(predictions_NHW, targets_NHW, strict=True):
-            self._sums += _one_mask(prediction_HW, target_HW)
-            self._images += 1
+            self._rows.append([1.0, *_one_mask(prediction_HW, target_HW)])
 
     def result(self) -> MaskMetrics | None:
         """Means over the images added; None where there was none."""
-        if not self._images:
+        if not self._rows:
             return None
-        return MaskMetrics(*(float(value) for value in self._sums / self._images))
+        return MaskMetrics(**_floats(_mask_values(np.sum(self._rows, axis=0))))
+
+    def intervals(self, confidence: float = 0.95) -> Intervals:
+        """By bootstrap over the images; none for fewer than two of them."""
+        return _intervals(np.array(self._rows), _mask_values, confidence)
 
 
 def depth_metrics(prediction: Array, target: Array, valid: Array | None = None) -> DepthMetrics:
@@ -220,6 +221,50 @@ def median_scaled(
 def binary(mask: Array) -> BoolArray:
     """Where a mask (floats in [0, 1], bool, or uint8 from 0 to 255) is at least half."""
     return np.asarray(_soft(mask, "a mask") >= _THRESHOLD)
+
+
+def _depth_values(sums: Float64Array) -> dict[str, Any]:
+    """From (...,10) sums over maps, as `DepthAccumulator` keeps them."""
+    mse, mae, abs_rel, log10, delta1, delta2, delta3, log_mean, log_square = np.moveaxis(
+        sums[..., 1:] / sums[..., :1], -1, 0
+    )
+    return {
+        "mse": mse,
+        "rmse": np.sqrt(mse),
+        "mae": mae,
+        "abs_rel": abs_rel,
+        "log10": log10,
+        "delta1": delta1,
+        "delta2": delta2,
+        "delta3": delta3,
+        "silog": np.sqrt(np.maximum(0.0, log_square - log_mean**2)),
+    }
+
+
+def _mask_values(sums: Float64Array) -> dict[str, Any]:
+    """From (...,6) sums over images, as `MaskAccumulator` keeps them."""
+    means = np.moveaxis(sums[..., 1:] / sums[..., :1], -1, 0)
+    return dict(zip(("iou", "dice", "mae", "f_beta", "boundary_iou"), means, strict=True))
+
+
+def _floats(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _intervals(
+    rows_NK: Float64Array, values_of: Callable[[Float64Array], dict[str, Any]], confidence: float
+) -> Intervals:
+    """Efron's percentile bootstrap: images are drawn again, with repetition, as many as there are."""
+    if len(rows_NK) < 2:
+        return {}
+    rng = np.random.default_rng(0)
+    counts_RN = rng.multinomial(len(rows_NK), np.full(len(rows_NK), 1 / len(rows_NK)), _RESAMPLES)
+    tail = (1 - confidence) / 2
+    found = values_of(counts_RN @ rows_NK)
+    return {
+        name: (float(np.quantile(drawn_R, tail)), float(np.quantile(drawn_R, 1 - tail)))
+        for name, drawn_R in found.items()
+    }
 
 
 def _valid_pixels(prediction: Array, target: Array, valid: Array | None) -> BoolArray:

@@ -171,6 +171,16 @@ class Samples:
             _decode_depth(stored.depth, self._depth_scale_m),
         )
 
+    def image(self, index: int) -> UInt8Array:
+        """Read the image (H,W,3) of sample `index`, without its labels.
+
+        Raises:
+            InputError: the file is damaged.
+            IndexError: there is no such sample.
+        """
+        stored = self._stored.read(range(len(self))[index]).image
+        return decode_image(stored.content, stored.place)
+
     @property
     def labelled(self) -> bool:
         """Whether any image has a mask or a depth (of shards: any in the first)."""

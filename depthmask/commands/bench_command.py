@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.bench.result import BenchResult
+    from depthmask.bundle import Precision
 
 
 @click.command()
@@ -24,8 +25,27 @@ if TYPE_CHECKING:
     type=options.NameList(),
     help="onnxruntime, openvino or torch; by default the first two, where installed.",
 )
+@click.option(
+    "--precision",
+    "--precisions",
+    "precisions",
+    type=options.NameList(),
+    help="Measure the bundles in these only: fp32, fp16.",
+)
 @options.device_option
-@options.threads_option
+@click.option(
+    "--threads",
+    type=options.CountList(),
+    help="CPU threads for inference, one or several; by default the runtime's choice.",
+)
+@click.option(
+    "--batch",
+    "--batches",
+    "batches",
+    type=options.CountList(),
+    default=(1,),
+    help="Frames per call, one or several; more than 1 needs `dmx export --dynamic-batch`.",
+)
 @options.data_option
 @click.option("--limit", type=click.IntRange(min=1), help="Images for accuracy; by default all.")
 @click.option(
@@ -45,9 +65,19 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=30,
     show_default=True,
-    help="And for at least so many frames; p99 is given from 100 on.",
+    help="And for at least so many calls; p90 is given from 100 on, p99 from 1000.",
 )
-@options.out_option("Write the result, with every sample and the machine, as JSON.")
+@click.option(
+    "--budget-seconds",
+    type=click.FloatRange(min=0, max=86_400),
+    help="Take about so long in all, instead of --seconds for every cell.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Of the order in which cells take turns."
+)
+@options.out_option(
+    "Write the result, with every sample and the machine, as JSON. An interrupted one is gone on with."
+)
 @click.option("--plot", type=options.PathType(), help="Draw latency and accuracy as PNG.")
 @options.overwrite_option
 @options.json_option
@@ -55,13 +85,17 @@ def command(
     bundles: tuple[Path, ...],
     resolutions: tuple[Resolution, ...] | None,
     runtimes: tuple[str, ...] | None,
+    precisions: tuple[Precision, ...] | None,
     device: str,
-    threads: int | None,
+    threads: tuple[int, ...] | None,
+    batches: tuple[int, ...],
     data: Path | None,
     limit: int | None,
     frame_size: tuple[Resolution, ...] | None,
     seconds: float,
     min_runs: int,
+    budget_seconds: float | None,
+    seed: int,
     out: Path | None,
     plot: Path | None,
     overwrite: bool,
@@ -70,15 +104,19 @@ def command(
     """Measure latency and accuracy per resolution and runtime, on this machine.
 
     Without a BUNDLE the shipped `lite` is measured, at every resolution that it holds. The cells take
-    turns, so that a machine that grows hot does so for all of them. Where a cell fails its row says
-    why, the others go on, and the exit code is 1 (4 if only a package or device is missing).
+    turns in a random order, so that a machine that grows hot does so for all of them. Where a cell
+    fails its row says why, the others go on, and the exit code is 1 (4 if only a package or device is
+    missing). Ctrl-C keeps what was measured in --out, and the same command goes on from there.
 
     \b
-    Example: dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
-                 --data DATA --out bench.json --plot bench.png
+    Example:
+      dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
+          --data DATA --out bench.json --plot bench.png
+      dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
     """
     import msgspec
 
+    from depthmask.bench.grid import run_grid
     from depthmask.bench.plot import plot_png, require_matplotlib
     from depthmask.bench.result import check_complete, write_result
     from depthmask.bench.table import rich_table
@@ -91,7 +129,8 @@ def command(
         raise UsageError(f"--out and --plot must be two files, but both are {out}")
     if frame_size is not None and len(frame_size) != 1:
         raise UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
-    for path in (out, plot):
+    earlier = _unfinished(out) if out is not None and not overwrite else None
+    for path in (out if earlier is None else None, plot):
         if path is not None:
             check_output(path, overwrite=overwrite)
     if plot is not None:
@@ -99,18 +138,32 @@ def command(
 
     opened = [open_bundle(path) for path in bundles or (None,)]
     samples = open_samples(data)
-    result = _run_with_progress(
-        opened,
-        samples=samples,
-        resolutions=resolutions,
-        runtimes=runtimes,
-        device=device,
-        threads=threads,
-        seconds=seconds,
-        min_runs=min_runs,
-        limit=limit,
-        frame_size=frame_size[0] if frame_size else None,
-    )
+    shown = _Shown()
+    try:
+        with shown:
+            result = run_grid(
+                opened,
+                samples=samples,
+                resolutions=resolutions,
+                runtimes=runtimes,
+                precisions=precisions,
+                device=device,
+                threads=threads or (None,),
+                batches=batches,
+                seconds=seconds,
+                budget_seconds=budget_seconds,
+                min_runs=min_runs,
+                limit=limit,
+                frame_size=frame_size[0] if frame_size else None,
+                seed=seed,
+                earlier=earlier,
+                progress=shown.progress,
+                observe=shown.observe,
+            )
+    except KeyboardInterrupt:
+        if out is not None and shown.result is not None:
+            write_result(shown.result, out)
+        raise
     if out is not None:
         write_result(result, out)
     if plot is not None:
@@ -122,18 +175,46 @@ def command(
     check_complete(result)
 
 
-def _run_with_progress(*arguments: Any, **settings: Any) -> BenchResult:  # noqa: ANN401
-    """`run_grid` with its progress on stderr."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def _unfinished(out: Path) -> BenchResult | None:
+    """What an interrupted benchmark left; None where there is none, or it is finished or no result."""
+    from depthmask.bench.result import read_result
+    from depthmask.errors import InputError
 
-    from depthmask.bench.grid import run_grid
+    try:
+        found = read_result(out)
+    except InputError:
+        return None
+    return None if found.complete else found
 
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    quiet = not options.messages.is_terminal
-    with Progress(*columns, console=options.messages, transient=True, disable=quiet) as bar:
-        task = bar.add_task("starting", total=None)
 
-        def report(doing: str, done: int, total: int) -> None:
-            bar.update(task, description=doing, completed=done, total=total)
+class _Shown:
+    """A table that grows with every round, and a bar under it: on stderr, and only on a terminal."""
 
-        return run_grid(*arguments, **settings, progress=report)
+    def __init__(self) -> None:
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.result: BenchResult | None = None
+        self._bar = Progress(BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self._task = self._bar.add_task("starting", total=None)
+        self._live = Live(self._bar, console=options.messages, transient=True)
+
+    def __enter__(self) -> None:
+        if options.messages.is_terminal:
+            self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def progress(self, doing: str, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, description=doing, completed=done, total=total)
+
+    def observe(self, result: BenchResult) -> None:
+        """Show the table as it is after a round."""
+        from rich.console import Group
+
+        from depthmask.bench.table import rich_table
+
+        self.result = result
+        self._live.update(Group(rich_table(result), self._bar))

@@ -61,6 +61,26 @@ class NameList(click.ParamType[tuple[str, ...]]):
         )
 
 
+class CountList(click.ParamType[tuple[int, ...]]):
+    """One number from 1 up, or several with commas."""
+
+    name = "N[,...]"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Parse."""
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"must be numbers from 1 up, with commas, but got {value!r}.", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def out_option(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     """`--out PATH`."""
     return click.option("--out", type=PathType(), required=required, help=help_text)

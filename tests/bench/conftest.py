@@ -123,13 +123,17 @@ def result():
         "first_inference_ms": 20.0,
         "p50_ms": 11.0,
         "p90_ms": 12.0,
+        "p95_ms": None,
         "p99_ms": None,
+        "p999_ms": None,
+        "cv": 0.09,
+        "turns": (),
+        "spoilt_by": (),
         "mean_ms": 11.0,
-        "preprocess_p50_ms": 1.0,
-        "inference_p50_ms": 9.0,
-        "postprocess_p50_ms": 1.0,
+        "stage_p50_ms": {"preprocess": 1.0, "inference": 9.0, "postprocess": 1.0},
         "throughput_frames_per_s": 90.9,
         "samples_ms": (10.0, 11.0, 12.0),
+        "stage_samples_ms": {"inference": (8.0, 9.0, 10.0)},
     }
     common = {
         "bundle": "b[red]",
@@ -149,9 +153,7 @@ def result():
         peak_memory_bytes=123_400_000,
         latency=LatencyResult(**latency),
         accuracy=AccuracyResult(**accuracy),
-        agreement=Agreement(
-            reference_runtime="openvino", frames=4, mask_max_abs=2e-6, depth_max_rel=3e-5
-        ),
+        agreement=Agreement(frames=4, mask_max_abs=2e-6, depth_max_rel=3e-5),
     )
     bad = Cell(**common, runtime="openvino", status="failed", problem="no [cpu] | left")
     return BenchResult(
@@ -159,8 +161,11 @@ def result():
         machine=_machine(),
         data="data",
         frame_sizes=("16x16",),
+        decode_p50_ms=1.5,
         seconds_per_cell=2.0,
         rounds=5,
+        rounds_done=5,
+        seed=0,
         cells=(good, bad),
     )
 

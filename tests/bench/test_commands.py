@@ -22,7 +22,7 @@ def side():
 def no_memory_process(request, monkeypatch):
     """It takes seconds a cell; one test has the real thing."""
     if "real_memory" not in request.fixturenames:
-        monkeypatch.setattr(grid, "_peak_memory_bytes", lambda request: 5_000_000)
+        monkeypatch.setattr(grid, "peak_memory_bytes", lambda request: 5_000_000)
 
 
 @pytest.fixture
@@ -82,6 +82,9 @@ def test_bench_prints_a_table(dmx, quick_bench):
         (["--runtimes", "nothing"], 2, "a runtime must be one of"),
         (["--data", "{folder}/absent"], 3, "there is none"),
         (["--frame-size", "64,128"], 2, "must be one size"),
+        (["--precision", "fp16"], 2, "in fp16 must be given"),
+        (["--threads", "0"], 2, "must be numbers from 1 up"),
+        (["--batch", "2"], 4, "--dynamic-batch"),
         (["{folder}/absent"], 3, "must be a bundle"),
         (["--runtimes", "openvino", "--device", "cuda"], 4, "cuda was asked for"),
     ],
@@ -99,14 +102,14 @@ def test_bench_refuses(dmx, quick_bench, tmp_path, arguments, expected, message)
 
 
 def test_bench_goes_on_without_a_cell_and_fails_at_the_end(dmx, quick_bench, tmp_path, monkeypatch):
-    open_cell = grid._open_pipeline
+    open_cell = grid.open_pipeline
 
     def broken(request):
         if request.runtime == "openvino":
             raise RuntimeError("no luck")
         return open_cell(request)
 
-    monkeypatch.setattr(grid, "_open_pipeline", broken)
+    monkeypatch.setattr(grid, "open_pipeline", broken)
     out = tmp_path / "bench.json"
     code, printed, errors = dmx(
         "bench", *quick_bench, "--runtimes", "openvino,onnxruntime", "--out", out
@@ -124,7 +127,37 @@ def test_an_unreadable_sample_is_the_inputs_fault(dmx, quick_bench, samples):
     assert "2.depth.png must be a whole PNG" in errors
 
 
-def test_an_interrupted_bench_leaves_nothing(dmx, quick_bench, tmp_path, monkeypatch):
+def test_an_interrupted_bench_keeps_its_rounds_and_goes_on(dmx, quick_bench, tmp_path, monkeypatch):
+    from depthmask.bench.latency import LatencyMeter
+
+    sample, turns = LatencyMeter.sample, []
+
+    def interrupt(*arguments):
+        turns.append(arguments)
+        if len(turns) == 3:
+            raise KeyboardInterrupt
+        sample(*arguments)
+
+    monkeypatch.setattr(LatencyMeter, "sample", interrupt)
+    out = tmp_path / "bench.json"
+    code, printed, errors = dmx("bench", *quick_bench, "--out", out)
+    assert (code, printed, errors.strip()) == (130, "", "error: interrupted")
+    part = read_result(out)
+    assert (part.rounds_done, part.complete) == (2, False)
+    code, printed, _ = dmx("bench", *quick_bench, "--out", out)
+    assert code == 0
+    whole = read_result(out)
+    assert whole.complete
+    kept = part.cells[0].latency.samples_ms
+    assert whole.cells[0].latency.samples_ms[: len(kept)] == kept
+    code, _, errors = dmx("bench", *quick_bench, "--out", out)
+    assert code == 2  # finished: an output that exists
+    assert "--overwrite" in errors
+
+
+def test_an_interrupted_bench_without_a_round_leaves_nothing(
+    dmx, quick_bench, tmp_path, monkeypatch
+):
     from depthmask.bench.latency import LatencyMeter
 
     def interrupt(*_):

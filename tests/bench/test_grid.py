@@ -4,10 +4,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from depthmask.bench import grid, run_grid
-from depthmask.bench.grid import OpenedCell, Request
-from depthmask.bundle import Bundle
+from depthmask.bench import run_grid
+from depthmask.bench.cells import OpenedCell, Request, open_pipeline, peak_memory_bytes
+from depthmask.bundle import REFERENCE_FILE, Bundle
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
+from depthmask.export.reference import Reference
 from depthmask.frames import Resolution, write_png
 from depthmask.samples import open_samples
 
@@ -47,7 +48,12 @@ class Opener:
 def test_every_bundle_resolution_and_runtime_is_a_cell(fake_bundle, fake_pipeline, samples):
     bundles = [fake_bundle("one", (64, 128)), fake_bundle("two", (96,))]
     result = run_grid(
-        bundles, samples=samples, runtimes=TWO, open_cell=Opener(fake_pipeline), threads=2, **QUICK
+        bundles,
+        samples=samples,
+        runtimes=TWO,
+        open_cell=Opener(fake_pipeline),
+        threads=[2],
+        **QUICK,
     )
     found = [(cell.bundle, str(cell.resolution), cell.runtime) for cell in result.cells]
     assert found == [
@@ -64,15 +70,20 @@ def test_every_bundle_resolution_and_runtime_is_a_cell(fake_bundle, fake_pipelin
 
 def test_accuracy_and_agreement(fake_bundle, fake_pipeline, samples):
     opener = Opener(fake_pipeline, offsets={"openvino": 0.125})
+    bundle = fake_bundle(resolutions=(64,))
+    bundle.path.mkdir()
+    maps = (np.full((8, 8), 0.75, np.float32), np.full((8, 8), 2, np.float32))
+    reference = Reference((np.zeros((16, 20, 3), np.uint8),), {Resolution(64, 64): (maps,)})
+    with (bundle.path / REFERENCE_FILE).open("wb") as file:
+        reference.save(file)
     first, second = run_grid(
-        [fake_bundle(resolutions=(64,))], samples=samples, runtimes=TWO, open_cell=opener, **QUICK
+        [bundle], samples=samples, runtimes=TWO, open_cell=opener, **QUICK
     ).cells
     assert first.accuracy.count == 3
     assert first.accuracy.mask.iou == 0.5
     assert first.depth.unaligned.abs_rel == 0
     assert second.depth.unaligned.abs_rel == pytest.approx(0.0625)
-    assert first.agreement is None
-    assert second.agreement.reference_runtime == "onnxruntime"
+    assert (first.agreement.frames, first.agreement.mask_max_abs) == (1, 0)
     assert second.agreement.mask_max_abs == pytest.approx(0.125)
     assert second.agreement.depth_max_rel == pytest.approx(0.0625)
 
@@ -82,8 +93,120 @@ def test_cells_take_turns(fake_bundle, fake_pipeline, samples):
     run_grid(
         [fake_bundle(resolutions=(64,))], samples=samples, runtimes=TWO, open_cell=opener, **QUICK
     )
-    turns = [name for i, name in enumerate(opener.log) if i == 0 or opener.log[i - 1] != name]
-    assert turns[-6:] == ["64 onnxruntime", "64 openvino"] * 3
+    calls = QUICK["min_runs"] // QUICK["rounds"] + 1
+    rounds = [opener.log[-calls * n :][: 2 * calls] for n in (6, 4, 2)]
+    for log in rounds:
+        assert sorted(log) == ["64 onnxruntime"] * calls + ["64 openvino"] * calls
+        assert log[0] == log[calls - 1] != log[calls]
+
+
+def test_each_round_has_an_order_of_its_own_drawn_by_the_seed(fake_bundle, fake_pipeline, samples):
+    def orders(seed):
+        doing = []
+        run_grid(
+            [fake_bundle(resolutions=(64,))],
+            samples=samples,
+            runtimes=TWO,
+            threads=[1, 2],
+            seed=seed,
+            open_cell=Opener(fake_pipeline),
+            progress=lambda text, done, total: doing.append(text),
+            **{**QUICK, "rounds": 6},
+        )
+        turns = [text.partition(": ") for text in doing if text.startswith("round")]
+        by_round = {}
+        for number, _, name in turns:
+            by_round.setdefault(number, []).append(name)
+        return list(by_round.values())
+
+    first = orders(3)
+    assert all(sorted(order) == sorted(first[0]) for order in first)
+    assert len({tuple(order) for order in first}) > 1
+    assert orders(3) == first
+    assert orders(4) != first
+
+
+def test_threads_and_batches_are_cells_of_their_own(fake_bundle, fake_pipeline, samples):
+    result = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=samples,
+        runtimes=["onnxruntime"],
+        threads=[1, 2],
+        batches=[1, 4],
+        open_cell=Opener(fake_pipeline),
+        **QUICK,
+    )
+    found = [(cell.threads, cell.batch, cell.runner) for cell in result.cells]
+    assert found == [
+        (1, 1, "onnxruntime, 1 thread"),
+        (1, 4, "onnxruntime, 1 thread, batch 4"),
+        (2, 1, "onnxruntime, 2 threads"),
+        (2, 4, "onnxruntime, 2 threads, batch 4"),
+    ]
+    one, four = (result.cells[k].latency for k in (0, 1))
+    ratio = four.throughput_frames_per_s * four.mean_ms / one.throughput_frames_per_s / one.mean_ms
+    assert ratio == pytest.approx(4, rel=0.01)
+    # The outputs do not hang on threads and batches: they are judged once.
+    assert len({id(cell.accuracy) for cell in result.cells}) == 1
+
+
+def test_a_batch_needs_a_bundle_that_takes_one(fake_bundle):
+    request = Request(fake_bundle(), Resolution(64, 64), "onnxruntime", "cpu", 1, batch=2)
+    with pytest.raises(UnavailableError, match="--dynamic-batch"):
+        open_pipeline(request)
+
+
+def test_precisions_choose_among_the_bundles(fake_bundle, fake_pipeline, samples):
+    full = fake_bundle("full", (64,))
+    half = fake_bundle("half", (64,))
+    half = Bundle(half.path, msgspec.structs.replace(half.manifest, precision="fp16"))
+    settings = {"samples": samples, "runtimes": ["onnxruntime"], **QUICK}
+    (cell,) = run_grid(
+        [full, half], precisions=["fp16"], open_cell=Opener(fake_pipeline), **settings
+    ).cells
+    assert (cell.bundle, cell.precision) == ("half", "fp16")
+    with pytest.raises(UsageError, match=r"in fp16 must be given .* Try `dmx export --fp16`"):
+        run_grid([full], precisions=["fp16"], open_cell=Opener(fake_pipeline), **settings)
+
+
+def test_a_budget_is_shared_by_the_cells(fake_bundle, fake_pipeline, samples):
+    result = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=samples,
+        runtimes=TWO,
+        budget_seconds=8,
+        open_cell=Opener(fake_pipeline),
+        **{**QUICK, "seconds": 1000.0},
+    )
+    assert 0 < result.seconds_per_cell <= 4
+
+
+def test_an_interrupted_benchmark_is_gone_on_with(fake_bundle, fake_pipeline, samples):
+    settings = {"samples": samples, "runtimes": TWO, "seed": 5, **QUICK}
+    bundle = fake_bundle(resolutions=(64,))
+    seen = []
+
+    def stop(result):
+        seen.append(result)
+        if result.rounds_done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid([bundle], open_cell=Opener(fake_pipeline), observe=stop, **settings)
+    part = seen[-1]
+    assert not part.complete
+    opener = Opener(fake_pipeline)
+    whole = run_grid([bundle], open_cell=opener, earlier=part, **settings)
+    assert whole.complete
+    for before, after in zip(part.cells, whole.cells, strict=True):
+        assert after.latency.samples_ms[: before.latency.runs] == before.latency.samples_ms
+        assert len(after.latency.turns) == 3
+        assert len(after.latency.stage_samples_ms["inference"]) == after.latency.runs
+        assert after.accuracy == before.accuracy
+    with pytest.raises(UsageError, match="its seed differ: 5, now 6"):
+        run_grid([bundle], open_cell=opener, earlier=part, **{**settings, "seed": 6})
+    with pytest.raises(UsageError, match="its cells differ"):
+        run_grid([bundle], open_cell=opener, earlier=part, **{**settings, "runtimes": TWO[:1]})
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(fake_bundle, fake_pipeline, samples):
@@ -103,7 +226,6 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(fake_bundle, fake_pipel
     assert (broken.status, broken.problem) == ("failed", "RuntimeError: out of memory")
     assert missing.latency is missing.accuracy is broken.latency is None
     assert good.status == "ok"
-    assert good.agreement is None
     assert result.problems == (missing, broken)
 
 
@@ -152,7 +274,7 @@ def test_memory_is_measured_before_anything_is_timed_in_turns(fake_bundle, fake_
 
 def test_a_memory_process_that_fails_gives_none(fake_bundle):
     request = Request(fake_bundle("absent"), Resolution(64, 64), "onnxruntime", "cpu", 1)
-    assert grid._peak_memory_bytes(request) is None
+    assert peak_memory_bytes(request) is None
 
 
 def test_the_precision_is_what_ran(fake_bundle, fake_pipeline, samples):
@@ -240,6 +362,8 @@ def test_progress_ends_at_the_total(fake_bundle, fake_pipeline, samples):
         ({"limit": 0}, "limit must be 1 or more"),
         ({"seconds": -1.0}, "seconds must be 0 or more"),
         ({"seconds": float("nan")}, "seconds must be 0 or more"),
+        ({"budget_seconds": -1.0}, "budget_seconds must be 0 or more"),
+        ({"batches": [0]}, "a batch must be 1 or more"),
     ],
 )
 def test_unusable_settings_are_refused_before_any_work(

@@ -21,11 +21,13 @@ def test_a_steady_pipeline_is_measured_for_the_time_asked(fake_pipeline):
     assert result.stable
     assert result.runs in (200, 201)  # 2 s of 10 ms
     assert len(result.samples_ms) == result.runs
-    for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.mean_ms):
+    for value in (result.p50_ms, result.p90_ms, result.p95_ms, result.mean_ms):
         assert value == pytest.approx(10)
+    assert result.p99_ms is None
+    assert result.cv == pytest.approx(0, abs=1e-6)
     assert result.throughput_frames_per_s == pytest.approx(100)
-    stages = (result.preprocess_p50_ms, result.inference_p50_ms, result.postprocess_p50_ms)
-    assert stages == pytest.approx((1, 7, 2))
+    assert list(result.stage_p50_ms) == ["preprocess", "inference", "postprocess"]
+    assert list(result.stage_p50_ms.values()) == pytest.approx((1, 7, 2))
 
 
 def test_a_slow_start_is_not_in_the_samples(fake_pipeline):
@@ -49,20 +51,25 @@ def test_a_warm_up_ends_within_a_run_of_its_time(fake_pipeline):
     assert not result.stable
 
 
-def test_p99_needs_100_runs(fake_pipeline):
-    assert run(fake_pipeline(), min_seconds=0, min_runs=99).p99_ms is None
-    assert run(fake_pipeline(), min_seconds=0, min_runs=100).p99_ms == pytest.approx(10)
+@pytest.mark.parametrize(
+    ("name", "enough"), [("p90_ms", 100), ("p95_ms", 200), ("p99_ms", 1000), ("p999_ms", 10_000)]
+)
+def test_a_percentile_needs_ten_runs_beyond_it(fake_pipeline, name, enough):
+    assert getattr(run(fake_pipeline(), min_seconds=0, min_runs=enough - 1), name) is None
+    result = run(fake_pipeline(), min_seconds=0, min_runs=enough)
+    assert getattr(result, name) == pytest.approx(10)
 
 
 def test_percentiles_are_of_the_raw_samples(fake_pipeline):
     pipeline = fake_pipeline()
     meter = LatencyMeter(pipeline, FRAMES, pipeline.clock)
-    pipeline.durations_ms = [5.0, 5.0, *map(float, range(1, 12))]
-    meter.sample(0, 11)
+    pipeline.durations_ms = [5.0, 5.0, *map(float, range(1, 102))]
+    meter.sample(0, 101)
     result = meter.result()
-    assert result.samples_ms == pytest.approx(tuple(range(1, 12)))
-    assert (result.p50_ms, result.p90_ms) == pytest.approx((6, 10))
-    assert result.mean_ms == pytest.approx(6)
+    assert result.samples_ms == pytest.approx(tuple(range(1, 102)))
+    assert (result.p50_ms, result.p90_ms) == pytest.approx((51, 91))
+    assert result.mean_ms == pytest.approx(51)
+    assert result.cv == pytest.approx(np.std(range(1, 102)) / 51)
 
 
 def test_samples_of_several_turns_add_up(fake_pipeline):
@@ -71,7 +78,9 @@ def test_samples_of_several_turns_add_up(fake_pipeline):
     meter.warm_up()
     for _ in range(3):
         meter.sample(0.05, 2)
-    assert meter.runs == meter.result().runs
+    result = meter.result()
+    assert meter.runs == result.runs == sum(turn.runs for turn in result.turns)
+    assert len(result.turns) == 3
     assert meter.runs >= 15
 
 

@@ -21,7 +21,7 @@ def test_a_result_survives_its_file(result, tmp_path):
     write_result(result, tmp_path / "bench.json")
     assert read_result(tmp_path / "bench.json") == result
     document = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["machine"]["memory_bytes"] == 8 << 30
     assert document["cells"][0]["latency"]["samples_ms"] == [10.0, 11.0, 12.0]
 

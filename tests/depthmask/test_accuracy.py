@@ -173,3 +173,18 @@ def test_a_kind_is_judged_by_its_own_region(tmp_path):
     assert judged_depth(result, "relevance") is result.depth_frame is not None
     # Never the other region's in its place.
     assert judged_depth(msgspec.structs.replace(result, depth_in_mask=None), "foreground") is None
+
+
+def test_every_metric_has_its_interval(samples):
+    result = accuracy(half_scale, samples)
+    assert {name.split(".")[0] for name in result.intervals} == {
+        "mask",
+        "depth_in_mask",
+        "depth_frame",
+    }
+    assert result.intervals["mask.iou"] == (1, 1)
+    low, high = result.intervals["depth_frame.unaligned.rmse"]
+    assert low <= result.depth_frame.unaligned.rmse <= high
+    assert accuracy(half_scale, samples, limit=1).intervals == {}
+    relative = msgspec.json.decode(msgspec.json.encode(result))
+    assert relative["intervals"]["mask.iou"] == [1, 1]

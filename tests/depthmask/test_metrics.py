@@ -227,3 +227,48 @@ def test_a_mask_with_nan_is_refused():
 
 def test_no_mask_no_result():
     assert MaskAccumulator().result() is None
+
+
+def noisy_masks(count, rng):
+    target_NHW = np.zeros((count, 20, 20), np.float32)
+    target_NHW[:, 5:15, 5:15] = 1
+    return np.where(
+        rng.random(target_NHW.shape) < rng.uniform(0, 0.4, (count, 1, 1)),
+        1 - target_NHW,
+        target_NHW,
+    ), target_NHW
+
+
+def test_an_interval_holds_the_mean_of_all_images_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    everything = MaskAccumulator()
+    everything.add(*noisy_masks(4000, rng))
+    true = everything.result()
+    hits = 0
+    for _ in range(100):
+        accumulator = MaskAccumulator()
+        accumulator.add(*noisy_masks(40, rng))
+        low, high = accumulator.intervals(0.9)["iou"]
+        hits += low <= true.iou <= high
+    assert 80 <= hits <= 98
+
+
+def test_depth_intervals_are_over_maps_and_hold_the_metric():
+    rng = np.random.default_rng(1)
+    accumulator = DepthAccumulator()
+    for scale in rng.uniform(0.7, 1.3, 30):
+        target = rng.uniform(1, 9, (8, 8))
+        accumulator.add(scale * target, target)
+    accumulator.add(np.ones((8, 8)), np.zeros((8, 8)))  # nothing valid: no map
+    result = accumulator.result()
+    for name, (low, high) in accumulator.intervals().items():
+        assert low <= getattr(result, name) <= high
+        assert low < high or name in ("delta2", "delta3")
+
+
+def test_fewer_than_two_images_have_no_interval():
+    masks, depths = MaskAccumulator(), DepthAccumulator()
+    assert masks.intervals() == depths.intervals() == {}
+    masks.add(np.ones((4, 4)), np.ones((4, 4)))
+    depths.add(np.ones((4, 4)), np.ones((4, 4)))
+    assert masks.intervals() == depths.intervals() == {}
