@@ -21,6 +21,8 @@ MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
+STAGE_KEY = "depthmask.stage"
+"""The metadata in which a graph's nodes note their stage."""
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
 Precision = Literal["fp32", "fp16"]

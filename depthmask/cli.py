@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "Export a chain to a verified bundle.",
     "verify": "Check a bundle's files and its agreement with PyTorch, on this machine.",
     "bench": "Measure latency and accuracy per resolution and runtime.",
+    "compare": "Say what became faster or slower between two results of `bench`.",
     "run": "Run a bundle on photographs, videos or a camera.",
 }
 

@@ -18,14 +18,13 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from depthmask.bundle import InputKind
+from depthmask.bundle import STAGE_KEY, InputKind
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import UsageError
 from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
 from depthmask.models.frame_chain import FrameChain
 
 OPSET = 18
-STAGE_KEY = "depthmask.stage"
 LARGEST_BATCH = 1024
 LARGEST_FRAME_SIDE_PX = 16384
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"

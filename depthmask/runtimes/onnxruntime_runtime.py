@@ -54,10 +54,7 @@ def open_runtime(
     if device == "auto":
         device = "cpu" if problem else "cuda"
 
-    options = ort.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(ort, threads)
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     path = bundle.model_path(resolution)
@@ -74,6 +71,15 @@ def open_runtime(
             f"--device {device} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"
         )
     return OnnxRuntime(session, device)
+
+
+def session_options(ort: Any, threads: int | None) -> Any:  # noqa: ANN401
+    """How sessions are opened, on any device."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def import_onnxruntime() -> Any:  # noqa: ANN401  (the package has no usable types)

@@ -48,17 +48,19 @@ def open_runtime(
         )
     import openvino
 
-    # By default OpenVINO computes in bfloat16 where the CPU has it, without a word; an fp16 graph
-    # is computed in fp32 too, on the rounded weights, as long as the CPU has no fp16 of its own.
-    configuration: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if threads is not None:
-        configuration["INFERENCE_NUM_THREADS"] = threads
     path = bundle.model_path(resolution)
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", configuration)
+        compiled = openvino.Core().compile_model(str(path), "CPU", configuration(threads))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
     return OpenVino(compiled)
+
+
+def configuration(threads: int | None) -> dict[str, Any]:
+    """How graphs are compiled for the CPU: in their own precision, for one frame after the other."""
+    # By default OpenVINO computes in bfloat16 where the CPU has it, without a word; an fp16 graph
+    # is computed in fp32 too, on the rounded weights, as long as the CPU has no fp16 of its own.
+    found: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        found["INFERENCE_NUM_THREADS"] = threads
+    return found
