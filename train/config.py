@@ -56,7 +56,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     paste_share: Share = 0.0
     """Share of the data sets' samples that get an object pasted in, out of another of their samples."""
     samples: AtLeast1 | None = None
-    """Use only so many samples of each finite source, spread evenly."""
+    """Use only so many samples of each finite source, drawn by the seed."""
     validation_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Held out for the metrics, by index. 0: no metrics."""
     validation_limit: AtLeast1 = 200

@@ -70,7 +70,7 @@ def find_document(path_or_name: Path | str) -> Path:
 
     """
     path = Path(path_or_name)
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if path.suffix or len(path.parts) != 1 or path.is_file():
         return path
     shipped = Path(str(resources.files("depthmask.configs")))
     found = shipped / f"{path}.yaml"

@@ -32,7 +32,7 @@ class Learner:
         config: TrainingConfig,
         processes: Processes,
         *,
-        spec: ChainSpec | str,
+        spec: ChainSpec,
         encoder_weights: Sequence[Weights] = (),
         start: MaskDepthChain | None = None,
         teacher: MaskDepthChain | None = None,

@@ -7,6 +7,7 @@ goes on as if it had not been stopped.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import time
@@ -19,17 +20,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
+from msgspec import structs
 
 from depthmask.atomic import write_file
 from depthmask.chain import MaskDepthChain
 from depthmask.checkpoint import save_checkpoint
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.frames import Normalisation
+from depthmask.presets import preset
 from depthmask.train.compose import Assets
 from depthmask.train.config import TrainingConfig
 from depthmask.train.dataset import Batch, MixedDataset, batches
 from depthmask.train.distributed import Processes, processes
 from depthmask.train.learner import Learner, Weights, weights_digest
+from depthmask.train.modes import spec_after
 from depthmask.train.pictures import learning_curves, picture_grid
 from depthmask.train.run_folder import RunFolder
 from depthmask.train.schedule import Draw, Plan, learning_rate
@@ -131,8 +135,10 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
+        self._newest_score: float | None = None
         self._saved_at = time.monotonic()
         self._origin = {
+            "configuration": _digest(config),
             **material.digests,
             **beginning.digests(),
             "number of processes": str(group.count),
@@ -141,7 +147,9 @@ class Run:
         self.learner = Learner(
             config,
             group,
-            spec=beginning.start.spec if beginning.start else config.preset,
+            spec=spec_after(
+                config, beginning.start.spec if beginning.start else preset(config.preset)
+            ),
             encoder_weights=beginning.encoder_weights,
             start=beginning.start,
             teacher=beginning.teacher,
@@ -190,6 +198,7 @@ class Run:
             yield self.plan.draws(step)[self.group.rank :: self.group.count]
 
     def _one_step(self, batch: Batch) -> dict[str, float]:
+        self._newest_score = None
         rate = learning_rate(self.config, self.step, self._done_share())
         try:
             losses = self.learner.step(batch, rate, self.step)
@@ -226,6 +235,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "score": self._newest_score,
             "origin": self._origin,
         }
         self.folder.save(state, self.config.keep_states)
@@ -234,19 +244,20 @@ class Run:
         state = self.folder.newest()
         if state is None:
             return
-        self._require_origin(state["origin"])
+        self._require_origin(state.get("origin", {}))
         try:
             self.learner.load_state(state)
+            self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+            self._newest_score = state["score"]
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(
                 f"the newest state in {self.folder.path} must fit the chain, but it does not"
                 f" ({' '.join(str(error).split())[:200]}). Try another --out"
             ) from error
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
 
     def _require_origin(self, origin: dict[str, str]) -> None:
         for what, digest in self._origin.items():
-            if origin.get(what, digest) != digest:
+            if origin.get(what) != digest:
                 raise UsageError(
                     f"{self.folder.path} must be gone on with from the same {what}, but they differ."
                     f" Try the run's own {what}, or another --out"
@@ -264,7 +275,7 @@ class Run:
         if not self.group.writes or self.config.validation_share == 0:
             return False
         every = self.config.validate_every_steps
-        if self.step == self.plan.steps:
+        if self.step == self.plan.steps or self._out_of_time():
             return True
         return self.step % every == 0 if every else self.plan.epoch_ends(self.step)
 
@@ -278,6 +289,7 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             write_file(path, picture_grid(measured.rows))
             write_file(self.folder.path / "curves.png", learning_curves(self.folder.path))
+        self._newest_score = measured.score
         if measured.score is not None and measured.score > self.best:
             self.best = measured.score
             self._write_checkpoint(self.folder.path / "best")
@@ -286,15 +298,21 @@ class Run:
         save_checkpoint(self.learner.averaged, path, training=self._summary(), overwrite=True)
 
     def _summary(self) -> dict[str, Any]:
-        """What a checkpoint records of its making."""
+        """What a checkpoint records of its making; `score` is of these very weights, if measured."""
         return {
             "config": msgspec.to_builtins(self.config),
             "origin": self._origin,
             "steps": self.step,
             "hours": round(self.seconds / 3600, 2),
-            "score": self.best if math.isfinite(self.best) else None,
+            "score": self._newest_score,
             "torch": str(torch.__version__),
         }
+
+
+def _digest(config: TrainingConfig) -> str:
+    """Of what the weights depend on: not of when they are saved."""
+    always = {"save_every_steps": 1, "save_every_minutes": 1.0, "keep_states": 1}
+    return hashlib.sha256(msgspec.json.encode(structs.replace(config, **always))).hexdigest()
 
 
 class _Clock:

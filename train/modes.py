@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -223,6 +224,13 @@ def mask_logits(chain: MaskDepthChain, image_B3HW: Tensor) -> Tensor:
         logits_B1HW: Tensor = network.logits(image_B3HW)
         return logits_B1HW
     return torch.logit(chain.predict_mask(image_B3HW).float(), eps=1e-6)
+
+
+def spec_after(config: TrainingConfig, spec: ChainSpec) -> ChainSpec:
+    """What a chain is for once it is trained: a mask that labels taught is one of the foreground."""
+    if config.mode == "relevance" or config.train == "depth":
+        return spec
+    return structs.replace(spec, kind="foreground")
 
 
 def depth_scale_m(spec: ChainSpec, config: TrainingConfig | None = None) -> float:

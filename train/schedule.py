@@ -53,9 +53,8 @@ class Pool:
 
 def split(count: int, config: TrainingConfig) -> tuple[Indices, Indices]:
     """The training and validation indices of `count` samples, `config.samples` of them at most."""
-    chosen = _spread(np.arange(count), config.samples)
-    held = round(config.validation_share * len(chosen))
-    order = np.random.default_rng([config.seed, _SPLIT]).permutation(chosen)
+    order = _drawn(np.arange(count), config.samples, config)
+    held = round(config.validation_share * len(order))
     return np.sort(order[held:]), np.sort(order[:held])
 
 
@@ -75,13 +74,15 @@ def split_grid(recipe: GridRecipe, config: TrainingConfig) -> tuple[Indices, Ind
     if config.samples is None:
         return train, validation
     held = round(config.validation_share * config.samples)
-    return _spread(train, config.samples - held), _spread(validation, held)
+    return (
+        np.sort(_drawn(train, config.samples - held, config)),
+        np.sort(_drawn(validation, held, config)),
+    )
 
 
-def _spread(indices: Indices, count: int | None) -> Indices:
-    if count is None or count >= len(indices):
-        return indices
-    return indices[np.arange(count) * len(indices) // max(count, 1)]
+def _drawn(indices: Indices, count: int | None, config: TrainingConfig) -> Indices:
+    """`count` of them at most, in random order: an even step would miss backgrounds of a grid."""
+    return np.random.default_rng([config.seed, _SPLIT]).permutation(indices)[:count]
 
 
 class Plan:
@@ -211,7 +212,8 @@ class Plan:
             if pool.share > 0
             for index in pool.validation
         ]
-        chosen = _spread(np.arange(len(held)), self.config.validation_limit)
+        limit = self.config.validation_limit
+        chosen = np.sort(_drawn(np.arange(len(held)), limit, self.config))
         return [Draw(held[k][0], held[k][1], k, resolution_px) for k in chosen.tolist()]
 
     def _part(self, step: int) -> _Part:

@@ -58,7 +58,7 @@ _RATE_WEIGHT = 0.05  # of the newest step, in the samples per second shown
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Use so many samples of each finite source, spread evenly; replaces the config's.",
+    help="Use so many samples of each finite source, drawn by the seed; replaces the config's.",
 )
 @click.option(
     "--hours",
@@ -225,10 +225,10 @@ def _beginning(
         raise UsageError(
             "--encoder-weights and --checkpoint exclude each other, but both were given"
         )
-    if config.mode == "relevance" and not config.adapt_depth and checkpoint is None:
+    if config.mode == "relevance" and checkpoint is None:
         raise UsageError(
-            "mode relevance with a depth network that does not learn must start from a trained one."
-            " Try --checkpoint, of a training in mode supervised, or adapt_depth: true"
+            "mode relevance must start from a trained depth network, which is its target. Try"
+            " --checkpoint, of a training in mode supervised"
         )
     spec = presets.preset(config.preset)
     start = load_checkpoint(checkpoint, spec) if checkpoint else None

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,25 @@ def test_nodes_carry_their_stage_and_no_local_path(tiny_chain):
     assert len(set(names)) == len(names)
     texts = [str(dict(node.metadata_props)) for node in model.graph]
     assert not any(".py" in text or "/" in text for text in texts)
+
+
+def test_one_trace_serves_both_precisions_and_stays_as_it_is(tiny_chain, tmp_path):
+    sizes = [SMALL, Resolution(64, 64)]
+    traced = []
+
+    @cache
+    def trace(chain, resolution, **options):
+        traced.append(resolution)
+        return to_onnx(chain, resolution, **options)
+
+    models = []
+    for number, precision in enumerate(("fp32", "fp16", "fp32")):
+        out = tmp_path / str(number)
+        export_chain(tiny_chain, out, resolution=sizes, precision=precision, trace=trace)
+        assert verify_bundle(open_bundle(out))
+        models.append((out / "model.onnx").read_bytes())
+    assert traced == sizes
+    assert models[0] == models[2] != models[1]
 
 
 @pytest.mark.parametrize("preset", ["lite"])

@@ -55,6 +55,12 @@ def test_the_reference_ships_and_enumerates_424320_samples():
     assert count_of(StageRecipe()) is None
 
 
+def test_a_folder_does_not_hide_what_ships_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "reference").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("reference").count == 424_320
+
+
 def test_an_unknown_name_lists_those_that_ship():
     with pytest.raises(InputError, match=r"those that ship \(.*reference.*\), but got nothing"):
         read_recipe("nothing")

@@ -204,6 +204,20 @@ def test_time_that_is_used_up_ends_the_run_and_its_rate(assets, tmp_path):
     assert again.steps == result.steps
 
 
+def test_a_run_that_ends_by_the_clock_is_measured_at_its_end(assets, tmp_path):
+    config = replace(
+        CONFIG,
+        phases=(Phase(32, 2, 10_000),),
+        hours=0.3 / 3600,
+        validation_share=0.2,
+        validation_limit=2,
+    )
+    result = train(config, assets, tmp_path, workers=0, beginning=beginning())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [result.steps]
+    assert read_info(tmp_path / "checkpoint").training["score"] is not None
+
+
 def beginning():
     return Beginning(start=tiny_trained.chain())
 
@@ -220,6 +234,29 @@ def test_another_configuration_or_material_or_beginning_is_refused(run, assets):
     with pytest.raises(UsageError, match="same starting checkpoint"):
         train(CONFIG, assets, run, workers=0, beginning=Beginning(start=other))
     assert (run / "log.jsonl").read_bytes() == before
+
+
+def test_a_state_of_another_run_is_refused(run, assets, tmp_path):
+    other = tmp_path / "other"
+    tiny_trained.train_tiny(replace(CONFIG, seed=5), assets, other)
+    for state in run.glob("state-*.pt"):
+        (other / state.name).write_bytes(state.read_bytes())
+    with pytest.raises(UsageError, match="same configuration, but they differ"):
+        tiny_trained.train_tiny(replace(CONFIG, seed=5), assets, other)
+
+
+def test_a_mask_taught_by_labels_is_one_of_the_foreground(assets, tmp_path):
+    start = tiny_trained.chain()
+    start.spec = replace(start.spec, kind="relevance")
+    for config, kind in (
+        (CONFIG, "foreground"),
+        (replace(CONFIG, train="depth"), "relevance"),
+        (replace(CONFIG, mode="relevance"), "relevance"),
+    ):
+        short = replace(config, phases=(Phase(32, 2, 1),))
+        out = tmp_path / f"{config.mode}-{config.train}"
+        result = train(short, assets, out, workers=0, beginning=Beginning(start=start))
+        assert read_info(result.checkpoint).chain.kind == kind
 
 
 def test_a_teacher_belongs_to_distill(assets, tmp_path):
@@ -348,3 +385,5 @@ def test_metrics_pictures_and_the_best_checkpoint(assets, tmp_path):
     best = read_info(tmp_path / "best").training
     scores = [(line["depth_in_mask_unaligned_delta1"] + line["mask_iou"]) / 2 for line in lines]
     assert best["score"] == pytest.approx(max(scores))
+    last = read_info(tmp_path / "checkpoint").training
+    assert last["score"] == pytest.approx(scores[-1])

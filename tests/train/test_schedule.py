@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from depthmask.errors import UsageError
 from depthmask.train.config import Phase, TrainingConfig
+from depthmask.train.documents import read_recipe
 from depthmask.train.recipe import GridRecipe
 from depthmask.train.schedule import UNSEEN, Plan, Pool, learning_rate, split, split_grid
 
@@ -118,8 +119,17 @@ def test_a_split_is_by_share_and_has_no_overlap():
     assert sorted([*train, *validation]) == list(range(50))
     train, validation = split(1000, TrainingConfig(validation_share=0.2, samples=50))
     assert (len(train), len(validation)) == (40, 10)
-    gaps = [b - a for a, b in pairwise(sorted([*train, *validation]))]
-    assert set(gaps) == {20}
+
+
+def test_a_slice_of_a_grid_has_all_its_parts():
+    reference = read_recipe("reference")
+    for count in (500, 1020, 10_608):
+        chosen = np.concatenate(split(reference.count, TrainingConfig(samples=count)))
+        assert len(set(chosen.tolist())) == count
+        background, foreground, position, flip = reference.combination(chosen)
+        sizes = [len(set(part.tolist())) for part in (background, foreground, position, flip)]
+        assert sizes[2:] == [20, 2]
+        assert min(sizes[:2]) > 98
 
 
 def test_a_disjoint_split_shares_no_background_and_no_foreground():
