@@ -123,11 +123,11 @@ def test_rounds_are_the_blocks():
     rounds = np.arange(1000) // 100
     levels = np.array([1, 1.3, 1.1, 1, 1.2, 1.3, 1, 1.1, 1.2, 1])
     samples_ms = white(generator, 1000) * levels[rounds]
-    by_round = quantile_interval(Recording(samples_ms, rounds))
+    by_round = quantile_interval(Recording(samples_ms, rounds, 60.0))
     assert by_round.lower < 10.2
     assert by_round.upper > 12
     # Their numbers are names only.
-    assert quantile_interval(Recording(samples_ms, 10 * rounds + 3)) == by_round
+    assert quantile_interval(Recording(samples_ms, 10 * rounds + 3, 60.0)) == by_round
 
 
 def test_pauses_between_rounds_count():

@@ -1,0 +1,313 @@
+"""Two benchmarks of one machine, cell by cell: what became faster or slower, and how sure that is.
+
+The intervals are `bench.statistics`'; each holds for its own row. Of many rows that are equal, some are
+called different: at 99 %, one in a hundred at most, if the noise is no worse than what that module
+assumes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from depthmask.bench.comparable import Change, changed, check_comparable
+from depthmask.bench.latency import LatencyResult
+from depthmask.bench.result import BenchResult, Cell, runner_name
+from depthmask.bench.statistics import (
+    CONFIDENCE,
+    TOLERANCE,
+    Difference,
+    Recording,
+    Verdict,
+    carries,
+    compare_quantile,
+)
+from depthmask.bundle import Precision
+from depthmask.errors import CheckFailedError, UsageError
+from depthmask.frames import Resolution
+
+Limit = Literal["slower", "p99-slower"]
+"""What `check_limits` can hold: the change of the median or that of p99."""
+
+VERDICTS: tuple[Verdict, ...] = ("slower", "faster", "no difference shown", "cannot tell")
+
+
+class ComparedCell(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell that both results have."""
+
+    bundle_a: str
+    bundle_b: str
+    preset: str
+    precision: Precision
+    height_px: int
+    width_px: int
+    runtime: str
+    device: str
+    threads: int | None
+    batch: int
+    """Frames per call, which is what was timed."""
+    verdict: Verdict
+    """The median's."""
+    p50: Difference
+    p99: Difference | None
+    """None where the samples of a or b do not carry it."""
+    spoilt_by: tuple[str, ...]
+    """What else the machine did during a or b, where that was much."""
+
+    @property
+    def resolution(self) -> Resolution:
+        """What the networks saw."""
+        return Resolution(self.height_px, self.width_px)
+
+    @property
+    def runner(self) -> str:
+        """What ran it."""
+        return runner_name(self.runtime, self.device, self.threads, self.batch)
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.bundle_b} {self.precision} {self.resolution} {self.runner}"
+
+
+class UnmatchedCell(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell that could not be compared."""
+
+    cell: str
+    reason: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Result b against result a; a change is b / a - 1."""
+
+    schema: Literal[1] = 1
+    machine: str
+    made_at_a: str
+    made_at_b: str
+    confidence: float
+    tolerance: float
+    seed: int
+    cells: tuple[ComparedCell, ...]
+    unmatched: tuple[UnmatchedCell, ...]
+    changed: tuple[Change, ...]
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        verdicts = [cell.verdict for cell in self.cells]
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
+        unmatched = f"; {len(self.unmatched)} not compared" if self.unmatched else ""
+        return (
+            f"{counts}{unmatched} (medians, {100 * self.confidence:g}% intervals,"
+            f" tolerance {100 * self.tolerance:g}%)"
+        )
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.summary})"
+
+
+def compare(
+    a: BenchResult,
+    b: BenchResult,
+    *,
+    confidence: float = CONFIDENCE,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Comparison:
+    """Compare every cell of b with the same cell of a.
+
+    Cells are the same if preset, precision, resolution, runtime, device, threads and batch are; where a
+    result has several such cells, the bundle's name must be the same too.
+
+    Args:
+        a: the result that is compared with.
+        b: the one that is faster or slower.
+        confidence: of the intervals, 0.5 to 0.999.
+        tolerance: the change, as a share of a, that does not matter.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: the results are of different machines or frame sizes, or share no cell; an argument
+            is out of range.
+    """
+    check_comparable(a, b)
+    pairs, unmatched = _matched(a, b)
+    if not pairs:
+        raise UsageError(_nothing_shared(unmatched))
+    cells = []
+    for one_a, one_b in pairs:
+        difference = functools.partial(
+            compare_quantile,
+            one_a.recording,
+            one_b.recording,
+            confidence=confidence,
+            tolerance=tolerance,
+            seed=seed,
+        )
+        carried = all(carries(len(one.latency.samples_ms), 0.99) for one in (one_a, one_b))
+        cells.append(
+            _compared(one_a, one_b, difference(0.5), difference(0.99) if carried else None)
+        )
+    return Comparison(
+        machine=b.machine.summary,
+        made_at_a=a.made_at,
+        made_at_b=b.made_at,
+        confidence=confidence,
+        tolerance=tolerance,
+        seed=seed,
+        cells=tuple(cells),
+        unmatched=tuple(unmatched),
+        changed=changed(a, b),
+    )
+
+
+def check_limits(comparison: Comparison, limits: Mapping[Limit, float]) -> None:
+    """Refuse a comparison in which a cell is proven to be slower by more than a limit.
+
+    Proven is what the whole interval says; a cell whose interval is not known, or reaches below the
+    limit, passes.
+
+    Args:
+        comparison: what `compare` found.
+        limits: the largest change allowed, as a share of a: 0.03 for 3 %.
+
+    Raises:
+        CheckFailedError: with the worst cell of each limit.
+    """
+    failures = []
+    for limit, allowed in limits.items():
+        beyond = [
+            (difference.lower, cell.label, change_text(difference))
+            for cell in comparison.cells
+            if (difference := cell.p50 if limit == "slower" else cell.p99) is not None
+            and difference.lower is not None
+            and difference.lower > allowed
+        ]
+        if beyond:
+            _, worst, change = max(beyond)
+            failures.append(
+                f"no cell may be {limit} by more than {100 * allowed:g}%, but that is proven of"
+                f" {len(beyond)} of {len(comparison.cells)}: {worst}, {change}"
+            )
+    if failures:
+        raise CheckFailedError("; ".join(failures))
+
+
+def change_text(difference: Difference) -> str:
+    """`+5.3% (+4.4% to +6.2%)`."""
+    if difference.lower is None or difference.upper is None:
+        return f"{difference.change:+.1%}"
+    return f"{difference.change:+.1%} ({difference.lower:+.1%} to {difference.upper:+.1%})"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A cell with numbers."""
+
+    cell: Cell
+    latency: LatencyResult
+    pauses_s: float
+    """The turns of the other cells, which were between its own."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must be the same for two to be compared."""
+        cell = self.cell
+        network = (cell.preset, cell.precision, cell.height_px, cell.width_px)
+        return (*network, cell.runtime, cell.device, cell.threads, cell.batch)
+
+    @property
+    def recording(self) -> Recording:
+        """Its samples; its turns are rounds only where there were pauses between them."""
+        samples_ms = np.array(self.latency.samples_ms)
+        runs = [turn.runs for turn in self.latency.turns]
+        if not self.pauses_s or sum(runs) != samples_ms.size:
+            return Recording(samples_ms)
+        rounds = np.repeat(np.arange(len(runs)), runs)
+        return Recording(samples_ms, rounds, self.pauses_s + _seconds(self.latency))
+
+
+def _measured(result: BenchResult) -> list[_Measured]:
+    found = [(cell, cell.latency) for cell in result.cells if cell.latency]
+    total_s = sum(_seconds(latency) for _, latency in found)
+    return [
+        _Measured(cell, latency, total_s - _seconds(latency) if len(found) > 1 else 0.0)
+        for cell, latency in found
+    ]
+
+
+def _seconds(latency: LatencyResult) -> float:
+    return sum(latency.samples_ms) / 1000
+
+
+def _matched(
+    a: BenchResult, b: BenchResult
+) -> tuple[list[tuple[_Measured, _Measured]], list[UnmatchedCell]]:
+    """Pairs of measured cells in b's order, and everything else with the reason."""
+    left, right = _measured(a), _measured(b)
+    counts = [Counter(one.key for one in side) for side in (left, right)]
+    pairs, reasons = [], []
+    for one in right:
+        ambiguous = any(count[one.key] > 1 for count in counts)
+        partner = next(
+            (
+                other
+                for other in left
+                if other.key == one.key and (not ambiguous or other.cell.bundle == one.cell.bundle)
+            ),
+            None,
+        )
+        if partner is None:
+            reasons.append((one.cell, "measured only in B"))
+        else:
+            left.remove(partner)
+            pairs.append((partner, one))
+    reasons.extend((one.cell, "measured only in A") for one in left)
+    reasons.extend(
+        (cell, f"{cell.status} in {name}: {cell.problem}")
+        for name, result in (("A", a), ("B", b))
+        for cell in result.cells
+        if not cell.latency
+    )
+    return pairs, [UnmatchedCell(cell=_label(cell), reason=why) for cell, why in reasons]
+
+
+def _label(cell: Cell) -> str:
+    return f"{cell.bundle} {cell.precision} {cell.resolution} {cell.runner}"
+
+
+def _nothing_shared(unmatched: list[UnmatchedCell]) -> str:
+    found = f"{unmatched[0].cell}: {unmatched[0].reason}" if unmatched else "both are empty"
+    return (
+        "two results must share a measured cell of the same preset, precision, resolution, runtime,"
+        f" device, threads and batch, but these share none: {found}. Try `dmx bench` with the same options"
+    )
+
+
+def _compared(a: _Measured, b: _Measured, p50: Difference, p99: Difference | None) -> ComparedCell:
+    return ComparedCell(
+        bundle_a=a.cell.bundle,
+        bundle_b=b.cell.bundle,
+        preset=b.cell.preset,
+        precision=b.cell.precision,
+        height_px=b.cell.height_px,
+        width_px=b.cell.width_px,
+        runtime=b.cell.runtime,
+        device=b.cell.device,
+        threads=b.cell.threads,
+        batch=b.cell.batch,
+        verdict=p50.verdict,
+        p50=p50,
+        p99=p99,
+        spoilt_by=tuple(
+            f"{name}: {spoilt}"
+            for name, one in (("A", a), ("B", b))
+            for spoilt in one.latency.spoilt_by
+        ),
+    )
