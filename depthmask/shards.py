@@ -71,6 +71,11 @@ class ShardedFiles:
         """Whether any sample of the first shard has a mask or a depth."""
         return len(self) > 0 and bool((self._look(0).ranges_N32[:, 1:, 1] >= 0).any())
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The shards."""
+        return self._shards
+
     def check(self) -> None:
         """Look into every shard, and keep nothing of it.
 
