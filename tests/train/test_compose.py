@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import compose, load_assets, load_material, split_of
-from depthmask.train.material import PictureCache
+from depthmask.train.compose import compose
+from depthmask.train.material import (
+    Assets,
+    Cutout,
+    PictureCache,
+    load_assets,
+    load_material,
+    split_of,
+)
 from depthmask.train.materialise import assets_digest
-from depthmask.train.recipe import PhotoRecipe, StageRecipe
+from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
 from depthmask.train.stage import Stage
 
 
@@ -98,6 +105,35 @@ def test_without_augmentation_an_image_is_the_background_outside_the_mask(recipe
         np.testing.assert_array_equal(
             sample.image_HW3[outside_HW], background.image_HW3[outside_HW]
         )
+
+
+def cutout(height, width):
+    return Cutout("thin", np.full((height, width, 4), 255, np.uint8))
+
+
+@pytest.mark.parametrize("size", [(120, 1), (1, 120), (1, 1), (3, 2000), (2000, 3)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        StageRecipe(canvas_px=64, empty_share=0.0),
+        StageRecipe(canvas_px=32, augment=False, empty_share=0.0),
+        PhotoRecipe(canvas_px=32, mask="none", depth="none"),
+        GridRecipe(
+            canvas_px=64, backgrounds=1, foregrounds=1, foreground_px=(20, 40), offset_px=(0, 24)
+        ),
+    ],
+    ids=lambda recipe: f"{type(recipe).__name__}-{recipe.canvas_px}",
+)
+def test_pictures_of_any_shape_make_samples(recipe, size):
+    odd_HW3 = np.full((*size, 3), 90, np.uint8)
+    for assets in (
+        Assets((cutout(*size),), (odd_HW3,)),
+        Assets((cutout(30, 40),), (odd_HW3,)),
+        Assets((cutout(*size),), (np.full((90, 120, 3), 90, np.uint8),)),
+    ):
+        for index in range(30):
+            sample = compose(recipe, assets, index)
+            assert sample.image_HW3.shape == (recipe.canvas_px, recipe.canvas_px, 3)
 
 
 def test_splits_share_no_group(assets_folder):
