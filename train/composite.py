@@ -79,8 +79,8 @@ def _place(
     height_m = cutout.shape[0] / longest * float(longest_m)
     height = max(8, round(height_m * share_per_m * size))
     width = max(8, round(height * cutout.shape[1] / cutout.shape[0] / aspect))
-    # A strip that is drawn thicker than it is gets no wider than there are places for it below.
-    width = min(width, int(1.6 * size))
+    # A strip that is drawn thicker than it is gets no wider than what `left` below has a range for.
+    width = min(width, int(size / 0.6))
     patch_HW4 = resize(cutout, height, width)
     if recipe.augment:
         patch_HW4 = relight(patch_HW4, image_HW3, rng)
