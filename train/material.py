@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -151,8 +151,9 @@ def load_assets(
     """Decode the pictures of `folder` that belong to `split`, sorted by name.
 
     With an `assets.json` (made by `dmx data fetch`) the split goes by its groups, so that two views
-    of one object never fall on both sides; without one, by file name. Photos may be missing. What
-    cannot be used is left out and stands in `Assets.skipped`.
+    of one object never fall on both sides; without one, by file name. Backgrounds may be missing
+    where there are photos, and the other way round. What cannot be used is left out and stands in
+    `Assets.skipped`.
 
     Args:
         folder: It holds foregrounds/, backgrounds/ and perhaps photos/.
@@ -182,16 +183,18 @@ def load_assets(
                 if strict:
                     raise
                 skipped.append(SkippedAsset(path, str(error)))
-        if not pictures and role != "photos":
-            raise _nothing_usable(folder / role, split, skipped)
         return tuple(pictures)
 
-    return Assets(
-        read("foregrounds", _read_cutout),
-        read("backgrounds", read_image),
-        read("photos", read_image),
-        tuple(skipped),
-    )
+    def require(pictures: tuple[object, ...], *alike: Role) -> None:
+        asked = [role for role in alike if role in roles]
+        if asked and not pictures:
+            raise _nothing_usable(folder, asked, split, skipped)
+
+    foregrounds = read("foregrounds", _read_cutout)
+    require(foregrounds, "foregrounds")
+    backgrounds, photos = read("backgrounds", read_image), read("photos", read_image)
+    require((*backgrounds, *photos), "backgrounds", "photos")
+    return Assets(foregrounds, backgrounds, photos, tuple(skipped))
 
 
 def split_of(group: str) -> Literal["train", "test"]:
@@ -225,13 +228,26 @@ def _files(folder: Path, role: Role, split: Split, groups: dict[str, str]) -> li
     ]
 
 
-def _nothing_usable(folder: Path, split: Split, skipped: list[SkippedAsset]) -> InputError:
-    reasons = [one.reason for one in skipped if one.file.parent == folder]
-    found = f"got {len(reasons)} that cannot be used ({reasons[0]})" if reasons else "got none"
-    return InputError(
-        f"{folder} must hold images of the split {split!r}, but {found}. Try"
-        f" `dmx data fetch --out {folder.parent}`"
-    )
+def _nothing_usable(
+    folder: Path, roles: Sequence[Role], split: Split, skipped: Sequence[SkippedAsset]
+) -> InputError:
+    places = " or ".join(str(folder / role) for role in roles)
+    reasons = [one.reason for one in skipped if one.file.parent.name in roles]
+    there = sum(len(_files(folder, role, "all", {})) for role in roles)
+    if reasons:
+        return InputError(
+            f"{places} must hold images that can be used, but got {len(reasons)} that cannot:"
+            f" {reasons[0]}"
+        )
+    if there:
+        return InputError(
+            f"{places} must hold images of the split {split}, but its {there} are not. Try"
+            " `split: all` in the recipe (for `dmx data compose` also --split all)"
+        )
+    way_out = f"`dmx data fetch --out {folder}`"
+    if folder.exists():
+        way_out = "to put some there, or `dmx data fetch` into another folder"
+    return InputError(f"{places} must hold images, but got none. Try {way_out}")
 
 
 def _groups(folder: Path) -> dict[str, str]:

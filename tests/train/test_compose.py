@@ -160,8 +160,52 @@ def test_a_material_without_index_is_split_by_file_name(assets_folder, tmp_path)
 
 
 def test_missing_material_names_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(InputError, match="dmx data fetch"):
+    with pytest.raises(InputError, match=r"but got none\. Try `dmx data fetch --out .*nothing`"):
         load_assets(tmp_path / "nothing")
+
+
+def write_own(folder, *files):
+    """Pictures of one's own, without an index."""
+    for file in files:
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        channels = 4 if path.parent.name == "foregrounds" else 3
+        image = np.full((40, 50, channels), 200, np.uint8)
+        image[:5, :, channels - 1] = 0
+        cv2.imwrite(str(path), image)
+    return folder
+
+
+def test_ones_own_pictures_of_the_other_split_are_named_with_the_way_out(tmp_path):
+    of_train = [f"{n}.png" for n in range(30) if split_of(f"{n}.png") == "train"][:2]
+    files = [f"{role}/{name}" for role in ("foregrounds", "backgrounds") for name in of_train]
+    folder = write_own(tmp_path / "own", *files)
+    wanted = r"own/foregrounds must hold .* split test, but its 2 are not\. Try `split: all` .*--split all"
+    with pytest.raises(InputError, match=wanted) as caught:
+        load_assets(folder, "test")
+    assert "fetch" not in str(caught.value)
+    assert len(load_assets(folder, "all").foregrounds) == 2
+
+
+def test_nothing_is_fetched_into_a_folder_of_ones_own(tmp_path):
+    folder = write_own(tmp_path / "own", "foregrounds/a.png")
+    with pytest.raises(
+        InputError, match=r"own/backgrounds must hold images, but got none"
+    ) as caught:
+        load_assets(folder)
+    assert f"--out {folder}`" not in str(caught.value)
+    assert "into another folder" in str(caught.value)
+
+
+def test_photographs_of_objects_are_enough_for_photos(tmp_path):
+    folder = write_own(tmp_path / "own", "photos/a.png")
+    recipe = PhotoRecipe(split="all", mask="none", depth="none", canvas_px=32)
+    assets = load_material(recipe, folder)
+    assert (len(assets.backgrounds), len(assets.photos)) == (0, 1)
+    assert compose(recipe, assets, 0).image_HW3.shape == (32, 32, 3)
+    (folder / "photos" / "a.png").unlink()
+    with pytest.raises(InputError, match=r"own/backgrounds or .*own/photos must hold images"):
+        load_material(recipe, folder)
 
 
 def test_a_foreground_must_have_alpha(tmp_path):
