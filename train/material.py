@@ -6,7 +6,7 @@ folder of them. Shapes: H, W height and width in pixels; 3 is RGB, 4 RGB and alp
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,12 @@ from typing import Literal, TypeVar
 from zlib import crc32
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import InputError
-from depthmask.frames import IMAGE_SUFFIXES, read_image, read_rgba
+from depthmask.frames import IMAGE_SUFFIXES, read_bytes, read_image, read_rgba
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, Recipe, Split
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -36,6 +37,17 @@ class Cutout:
 
     name: str
     premultiplied_HW4: UInt8Array
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """What is needed of an entry of assets.json."""
+
+    file: str
+    group: str
+    sha256: str | None = None
+
+
+_Index = Mapping[str, _Listed]
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def load_assets(
         InputError: the folder lacks pictures of a role, or (`strict`) one cannot be used.
 
     """
-    groups = _groups(folder)
+    index = _index(folder)
     limits = at_most or {}
     skipped: list[SkippedAsset] = []
 
@@ -174,10 +186,11 @@ def load_assets(
         if role not in roles:
             return ()
         pictures: list[T] = []
-        for path in _files(folder, role, split, groups):
+        for path in _files(folder, role, split, index):
             if len(pictures) == limits.get(role):
                 break
             try:
+                _require_as_fetched(path, index.get(f"{role}/{path.name}"))
                 pictures.append(decode(path))
             except InputError as error:
                 if strict:
@@ -217,14 +230,15 @@ def blend(patch_HW4: UInt8Array, under_HW3: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.add(cv2.cvtColor(patch_HW4, cv2.COLOR_RGBA2RGB), shown_HW3), np.uint8)
 
 
-def _files(folder: Path, role: Role, split: Split, groups: dict[str, str]) -> list[Path]:
+def _files(folder: Path, role: Role, split: Split, index: _Index) -> list[Path]:
     found = sorted(
         path for path in (folder / role).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES
     )
+    listed = {path: index.get(f"{role}/{path.name}") for path in found}
     return [
         path
-        for path in found
-        if split in ("all", split_of(groups.get(f"{role}/{path.name}", path.name)))
+        for path, entry in listed.items()
+        if split in ("all", split_of(entry.group if entry else path.name))
     ]
 
 
@@ -250,18 +264,29 @@ def _nothing_usable(
     return InputError(f"{places} must hold images, but got none. Try {way_out}")
 
 
-def _groups(folder: Path) -> dict[str, str]:
-    index = folder / "assets.json"
-    if not index.is_file():
+def _index(folder: Path) -> _Index:
+    """By file, relative to the folder; empty of material that `dmx data fetch` did not make."""
+    path = folder / "assets.json"
+    if not path.is_file():
         return {}
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))
-        return {entry["file"]: entry["group"] for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[_Listed])
+        return {entry.file: entry for entry in entries}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"{index} must be a list of assets with a file and a group, but it is not ({error})."
+            f"{path} must be a list of assets with a file and a group, but it is not ({error})."
             " Try `dmx data fetch --overwrite`"
         ) from error
+
+
+def _require_as_fetched(path: Path, entry: _Listed | None) -> None:
+    if entry is None or entry.sha256 is None:
+        return
+    if hashlib.sha256(read_bytes(path)).hexdigest() != entry.sha256:
+        raise InputError(
+            f"{path} must have the sha256 that assets.json records, but it has not: it is damaged or"
+            " was replaced since `dmx data fetch`"
+        )
 
 
 def _read_cutout(path: Path) -> Cutout:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -230,6 +231,24 @@ def test_pictures_that_cannot_be_used_are_left_out_and_reported(assets_folder, t
     with pytest.raises(InputError, match=r"a\.png"):
         load_assets(folder, strict=True)
     assert "zz.png" not in str(load_assets(folder, at_most={"foregrounds": 2}).skipped)
+
+
+def test_a_fetched_picture_that_is_not_what_was_fetched_is_left_out(assets_folder, tmp_path):
+    folder = tmp_path / "assets"
+    shutil.copytree(assets_folder, folder)
+    entries = json.loads((folder / "assets.json").read_text())
+    for entry in entries:
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    (folder / "assets.json").write_text(json.dumps(entries))
+    assert load_assets(folder).skipped == ()
+    damaged = folder / entries[0]["file"]
+    shutil.copy(folder / entries[1]["file"], damaged)
+    shutil.copy(damaged, damaged.with_name("zz-own.png"))  # not listed, so not compared
+    (skipped,) = load_assets(folder).skipped
+    assert skipped.file == damaged
+    assert "must have the sha256 that assets.json records" in skipped.reason
+    with pytest.raises(InputError, match="sha256"):
+        load_assets(folder, strict=True)
 
 
 def test_a_recipe_gets_only_what_it_needs(assets_folder, tmp_path):
