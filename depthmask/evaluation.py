@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -13,7 +13,7 @@ from depthmask import models
 from depthmask.accuracy import AccuracyResult, Predict, Progress, accuracy, baseline
 from depthmask.bundle import MANIFEST_FILE, SHIPPED_BUNDLE, open_bundle
 from depthmask.errors import InputError, UsageError
-from depthmask.frames import Resolution
+from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
 from depthmask.pipeline import Pipeline
 from depthmask.presets import ChainSpec
 from depthmask.samples import Samples
@@ -49,6 +49,20 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Of an ellipse in the middle and flat ground (`accuracy.baseline`)."""
 
 
+class _Phase(msgspec.Struct):
+    resolution_px: Annotated[int, msgspec.Meta(ge=SMALLEST_SIDE_PX, le=LARGEST_SIDE_PX)]
+
+
+class _Config(msgspec.Struct):
+    phases: Annotated[list[_Phase], msgspec.Meta(min_length=1)]
+
+
+class _Training(msgspec.Struct):
+    """What a checkpoint records of its training, as far as it is needed."""
+
+    config: _Config
+
+
 Opened = AbstractContextManager[tuple[Predict, str, str]]
 """A predictor with its runtime and device."""
 
@@ -69,7 +83,8 @@ def evaluate(
     Args:
         path: a bundle (it has a manifest.json) or a checkpoint (checkpoint.json).
         samples: with masks, depths or both.
-        resolutions: by default all that the bundle holds; 224 for a checkpoint.
+        resolutions: by default all that the bundle holds; of a checkpoint the one that its training
+            ended at, or 224 where it does not say.
         limit: the first so many images; by default all.
         runtime: for a bundle; a checkpoint runs on torch.
         device: `auto`, `cpu` or `cuda`; a checkpoint runs on the CPU.
@@ -84,16 +99,15 @@ def evaluate(
     """
     folder = path or SHIPPED_BUNDLE
     if (folder / CHECKPOINT_FILE).is_file() and not (folder / MANIFEST_FILE).is_file():
-        chain, opener = _checkpoint(folder, runtime, device, threads)
-        asked = tuple(resolutions or (CHECKPOINT_RESOLUTION,))
+        chain, opener, held = _checkpoint(folder, runtime, device, threads)
     elif path is None or (folder / MANIFEST_FILE).is_file():
         chain, opener, held = _bundle(folder, runtime, device, threads, resolutions)
-        asked = tuple(resolutions or held)
     else:
         raise InputError(
             f"{folder} must be a bundle (with {MANIFEST_FILE}) or a checkpoint (with"
             f" {CHECKPOINT_FILE}), but it is neither. Try `dmx export` or `dmx train`"
         )
+    asked = tuple(resolutions or held)
     passes = _Passes(progress, len(asked) + 1)
     guessed = accuracy(baseline, samples, limit, passes.next())
     results = []
@@ -166,7 +180,7 @@ class _OpenedPipeline(AbstractContextManager[tuple[Predict, str, str]]):
 
 def _checkpoint(
     folder: Path, runtime: str, device: str, threads: int | None
-) -> tuple[ChainSpec, Callable[[Resolution], Opened]]:
+) -> tuple[ChainSpec, Callable[[Resolution], Opened], tuple[Resolution, ...]]:
     if runtime not in ("auto", "torch") or device not in ("auto", "cpu"):
         raise UsageError(
             f"a checkpoint must be evaluated with torch on the cpu, but got --runtime {runtime}"
@@ -175,7 +189,7 @@ def _checkpoint(
     models.require_torch()
     import torch
 
-    from depthmask.checkpoint import load_checkpoint
+    from depthmask.checkpoint import load_checkpoint, read_info
     from depthmask.runtimes.torch_runtime import ChainPredictor
 
     if threads is not None:
@@ -185,4 +199,13 @@ def _checkpoint(
     def opener(resolution: Resolution) -> Opened:
         return nullcontext((ChainPredictor(chain, resolution), "torch", "cpu"))
 
-    return chain.spec, opener
+    return chain.spec, opener, (_trained_resolution(read_info(folder).training),)
+
+
+def _trained_resolution(training: dict[str, Any]) -> Resolution:
+    """Of the last phase; not every checkpoint was trained by us."""
+    try:
+        phases = msgspec.convert(training, _Training).config.phases
+    except msgspec.ValidationError:
+        return CHECKPOINT_RESOLUTION
+    return Resolution(phases[-1].resolution_px, phases[-1].resolution_px)

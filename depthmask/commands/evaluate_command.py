@@ -40,8 +40,8 @@ def command(
     """Measure the accuracy of a bundle or a checkpoint on a data set.
 
     Without a model the shipped `lite` bundle is measured, at every resolution that it holds; a
-    checkpoint at 224. The last column is a guess that does not look at the image: an ellipse in the
-    middle, and flat ground.
+    checkpoint at the one that its training ended at (224 where it does not say). The last column is
+    a guess that does not look at the image: an ellipse in the middle, and flat ground.
 
     \b
     Example: dmx evaluate runs/lite/checkpoint --data DATA --resolution 128,224 --json
