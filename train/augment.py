@@ -9,9 +9,8 @@ import math
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
+from depthmask.frames import FloatArray, UInt8Array
 
 
 def relight(patch_HW4: UInt8Array, image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
@@ -102,7 +101,7 @@ def degrade(image_HW3: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     return np.asarray(image, np.uint8)
 
 
-def _colour_sum(patch_HW4: UInt8Array) -> npt.NDArray[np.float32]:
+def _colour_sum(patch_HW4: UInt8Array) -> FloatArray:
     """Of each colour, as float32 adds them up: below 2**24 exactly, in whatever order."""
     if patch_HW4[:, :, 0].size * 255 < 2**24:
         return np.array(cv2.sumElems(patch_HW4)[:3], np.float32)

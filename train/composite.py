@@ -5,11 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.train.augment import cast_shadow, degrade, relight, rotate
 from depthmask.train.crop import ASPECTS, crop_of_aspect
-from depthmask.train.material import Assets, Sample, UInt8Array, blend, resize
+from depthmask.train.material import Assets, Sample, blend, resize
 from depthmask.train.recipe import StageRecipe
-from depthmask.train.stage import FloatArray, Stage, relief_HW
+from depthmask.train.stage import Stage, relief_HW
 
 
 def composite(recipe: StageRecipe, assets: Assets, index: int) -> Sample:

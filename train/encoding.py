@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.samples import DEPTH_SUFFIX, MASK_SUFFIX, DepthUnit
 from depthmask.train.grid import placements
-from depthmask.train.material import FloatArray, Sample
+from depthmask.train.material import Sample
 from depthmask.train.recipe import GridRecipe, Recipe
 
 JPEG_QUALITY = 92
@@ -55,7 +56,7 @@ def describe_sample(recipe: Recipe, index: int) -> bytes:
     return msgspec.json.encode(made_of)
 
 
-def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+def encode_png(image: UInt8Array) -> bytes:
     """(H,W) grey or (H,W,3) RGB."""
     return _encode(".png", np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image))
 
@@ -78,7 +79,7 @@ def _relative_step(depths_N: FloatArray) -> float:
 
 def _encode(
     suffix: str,
-    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    image: UInt8Array | npt.NDArray[np.uint16],
     options: list[int] | None = None,
 ) -> bytes:
     return cv2.imencode(suffix, image, options or [])[1].tobytes()

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.train.material import Assets, Sample, UInt8Array, blend, check_grid, resize
+from depthmask.frames import FloatArray, UInt8Array
+from depthmask.train.material import Assets, Sample, blend, check_grid, resize
 from depthmask.train.recipe import GridRecipe
-from depthmask.train.stage import FloatArray, Stage, relief_HW
+from depthmask.train.stage import Stage, relief_HW
 
 IntArray = npt.NDArray[np.int64]
 _HANGING_SHARE = 0.95

@@ -17,14 +17,18 @@ from zlib import crc32
 import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from depthmask.errors import InputError
-from depthmask.frames import IMAGE_SUFFIXES, read_bytes, read_image, read_rgba
+from depthmask.frames import (
+    IMAGE_SUFFIXES,
+    FloatArray,
+    UInt8Array,
+    read_bytes,
+    read_image,
+    read_rgba,
+)
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, Recipe, Split
 
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 T = TypeVar("T")
 Role = Literal["foregrounds", "backgrounds", "photos"]
 _TEST_SHARE_PERCENT = 15

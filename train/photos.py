@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from depthmask.errors import InputError
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.train.compose import check_labels
 from depthmask.train.crop import ASPECTS, crop_of_aspect
 from depthmask.train.material import Assets, Sample
 from depthmask.train.recipe import PhotoRecipe
 from depthmask.train.teacher import Teachers
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def photo(
@@ -58,9 +56,7 @@ def _crop(assets: Assets, smallest: float, rng: np.random.Generator) -> UInt8Arr
     return np.ascontiguousarray(crop_HW3)
 
 
-def _to_canvas(
-    values: npt.NDArray[np.uint8] | npt.NDArray[np.float32], size: int
-) -> npt.NDArray[np.float32]:
+def _to_canvas(values: UInt8Array | FloatArray, size: int) -> FloatArray:
     shrinks = size < values.shape[0] and size < values.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(values, (size, size), interpolation=method), np.float32)

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import UnavailableError
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.train.augment import degrade
 from depthmask.train.material import Assets, Sample
 from depthmask.train.random_scene import random_scene
 from depthmask.train.recipe import RenderRecipe
 from depthmask.train.scene import FAR_M, Billboard, Light, Scene
 
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 # Where an edge runs through a pixel, four rays more are cast: a turned square.
@@ -294,7 +294,7 @@ def _in_view(billboard: Billboard, xy_N2: FloatArray, scene: Scene) -> IntArray:
     return np.flatnonzero(inside_N).astype(np.int32)
 
 
-def _shrunk(image_HW4: npt.NDArray[np.uint8], scale: float) -> npt.NDArray[np.uint8]:
+def _shrunk(image_HW4: UInt8Array, scale: float) -> UInt8Array:
     """By areas, to about a pixel a texel; never larger."""
     if scale >= 1:
         return image_HW4
@@ -302,7 +302,7 @@ def _shrunk(image_HW4: npt.NDArray[np.uint8], scale: float) -> npt.NDArray[np.ui
     return np.asarray(cv2.resize(image_HW4, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _texels(image_HW4: npt.NDArray[np.uint8], uv_N2: FloatArray) -> FloatArray:
+def _texels(image_HW4: UInt8Array, uv_N2: FloatArray) -> FloatArray:
     """Bilinear, (N,4)."""
     if not len(uv_N2):
         return np.zeros((0, 4), np.float32)

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.train import solids
 from depthmask.train.solids import Mesh
 from depthmask.train.textures import TILE_PX, Atlas
-
-FloatArray = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 FAR_M = 40.0
 """Nothing is farther: the backdrop stands before it."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from depthmask.frames import FloatArray
+
 Vector = Sequence[float] | npt.NDArray[np.float64]
 
 

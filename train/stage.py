@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from depthmask.frames import FloatArray, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Stage:
         return self.horizon + self.focal * self.camera_height_m / depth_m
 
 
-def relief_HW(alpha_HW: npt.NDArray[np.uint8]) -> FloatArray:
+def relief_HW(alpha_HW: UInt8Array) -> FloatArray:
     """How far a cut-out bulges towards the camera: 0 at its outline, 1 at its thickest part."""
     distance_HW = cv2.distanceTransform((alpha_HW >= 128).astype(np.uint8), cv2.DIST_L2, 3)
     share_HW: FloatArray = distance_HW.astype(np.float32) / max(float(distance_HW.max()), 1.0)

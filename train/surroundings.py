@@ -10,16 +10,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from depthmask.frames import FloatArray, UInt8Array
 from depthmask.train import solids
 from depthmask.train.material import Assets
 from depthmask.train.scene import FAR_M, Builder, Camera, Light, Limits, Spot
 from depthmask.train.solids import Mesh
 from depthmask.train.textures import TILE_PX, ground_tile, plain_tile, random_crop, random_tile
-
-FloatArray = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def room(

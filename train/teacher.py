@@ -16,11 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import InputError, UsageError
-from depthmask.frames import Resolution
+from depthmask.frames import FloatArray, Resolution, UInt8Array
 from depthmask.train.teacher_options import Layout, TeacherOptions, with_imagenet
-
-FloatArray = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _LOG_NOTHING = 4

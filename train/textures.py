@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
+from depthmask.frames import FloatArray, UInt8Array
 
 TILE_PX = 256
 _LEVELS = 9  # 256, 128, ... 1
