@@ -9,36 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from depthmask.errors import UsageError
-from depthmask.train.augment import degrade
 from depthmask.train.composite import composite
 from depthmask.train.grid import grid_sample
-from depthmask.train.material import (
-    Assets,
-    Cutout,
-    Sample,
-    SkippedAsset,
-    load_assets,
-    load_material,
-    split_of,
+from depthmask.train.material import Assets, Sample
+from depthmask.train.material import load_material as load_material  # bench/compose_speed.py
+from depthmask.train.photos import photo
+from depthmask.train.recipe import (
+    GridRecipe,
+    PhotoRecipe,
+    Recipe,
+    RenderRecipe,
+    check_labels,
+    count_of,
 )
-from depthmask.train.recipe import GridRecipe, PhotoRecipe, Recipe, RenderRecipe, count_of
 
 if TYPE_CHECKING:
     from depthmask.train.teacher import Teachers
-
-__all__ = [
-    "Assets",
-    "Cutout",
-    "Sample",
-    "SkippedAsset",
-    "check_labels",
-    "compose",
-    "degrade",
-    "load_assets",
-    "load_material",
-    "split_of",
-]
 
 
 def compose(recipe: Recipe, assets: Assets, index: int, teachers: Teachers | None = None) -> Sample:
@@ -59,8 +45,6 @@ def compose(recipe: Recipe, assets: Assets, index: int, teachers: Teachers | Non
 
         return render(recipe, assets, index)
     if isinstance(recipe, PhotoRecipe):
-        from depthmask.train.photos import photo
-
         return photo(recipe, assets, index, teachers)
     if isinstance(recipe, GridRecipe):
         sample = grid_sample(recipe, assets, index)
@@ -71,20 +55,3 @@ def compose(recipe: Recipe, assets: Assets, index: int, teachers: Teachers | Non
     check_labels(recipe, teachers)
     teacher = teachers.depth if teachers and recipe.depth == "teacher" else None
     return replace(sample, depth_m_HW=teacher(sample.image_HW3) if teacher else None)
-
-
-def check_labels(recipe: Recipe, teachers: Teachers | None) -> None:
-    """Hold a recipe to the teachers that there are, before any work is done.
-
-    Raises:
-        UsageError: the recipe wants a label of a teacher that is not there.
-
-    """
-    wanted = [role for role in ("mask", "depth") if getattr(recipe, role, "stage") == "teacher"]
-    missing = [role for role in wanted if teachers is None or getattr(teachers, role) is None]
-    if missing:
-        option = {"mask": "--mask-teacher MODEL.onnx", "depth": "--depth teacher=MODEL.onnx"}
-        raise UsageError(
-            f"a recipe with {missing[0]}: teacher must have a teacher, but got none. Try"
-            f" {option[missing[0]]}"
-        )

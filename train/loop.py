@@ -28,11 +28,11 @@ from depthmask.checkpoint import save_checkpoint
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.frames import Normalisation
 from depthmask.presets import preset
-from depthmask.train.compose import Assets
 from depthmask.train.config import TrainingConfig
 from depthmask.train.dataset import Batch, MixedDataset, batches
 from depthmask.train.distributed import Processes, processes
 from depthmask.train.learner import Learner, Weights, weights_digest
+from depthmask.train.material import Assets
 from depthmask.train.modes import spec_after
 from depthmask.train.pictures import learning_curves, picture_grid
 from depthmask.train.run_folder import RunFolder

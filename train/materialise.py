@@ -26,11 +26,10 @@ from depthmask.atomic import check_target, new_folder
 from depthmask.errors import DepthmaskError, InputError, OutputError, UsageError
 from depthmask.frames import UInt8Array
 from depthmask.samples import DATASET_FILE, DatasetInfo
-from depthmask.train.compose import check_labels
 from depthmask.train.encoding import depth_scale, depth_unit
 from depthmask.train.material import Assets
 from depthmask.train.parking import parked
-from depthmask.train.recipe import Recipe, count_of
+from depthmask.train.recipe import Recipe, check_labels, count_of
 from depthmask.train.shards import Format, Job
 from depthmask.train.workers import make_blocks
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from depthmask.errors import OutputError
-from depthmask.train.compose import Assets, Cutout
+from depthmask.train.material import Assets, Cutout
 
 PARKED = ".depthmask-"
 

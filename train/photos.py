@@ -11,10 +11,9 @@ import numpy as np
 
 from depthmask.errors import InputError
 from depthmask.frames import FloatArray, UInt8Array
-from depthmask.train.compose import check_labels
 from depthmask.train.crop import ASPECTS, crop_of_aspect
 from depthmask.train.material import Assets, Sample
-from depthmask.train.recipe import PhotoRecipe
+from depthmask.train.recipe import PhotoRecipe, check_labels
 from depthmask.train.teacher import Teachers
 
 

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import gcd
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from depthmask.errors import UsageError
 from depthmask.train.documents import check_ranges
+
+if TYPE_CHECKING:
+    from depthmask.train.teacher import Teachers
 
 Split = Literal["train", "test", "all"]
 """Which part of the material, by groups of assets that show the same thing."""
@@ -120,6 +123,23 @@ Recipe = StageRecipe | GridRecipe | RenderRecipe | PhotoRecipe
 def count_of(recipe: Recipe) -> int | None:
     """How many samples a recipe enumerates; None of one that is unending."""
     return recipe.count if isinstance(recipe, GridRecipe) else None
+
+
+def check_labels(recipe: Recipe, teachers: Teachers | None) -> None:
+    """Hold a recipe to the teachers that there are, before any work is done.
+
+    Raises:
+        UsageError: the recipe wants a label of a teacher that is not there.
+
+    """
+    wanted = [role for role in ("mask", "depth") if getattr(recipe, role, "stage") == "teacher"]
+    missing = [role for role in wanted if teachers is None or getattr(teachers, role) is None]
+    if missing:
+        option = {"mask": "--mask-teacher MODEL.onnx", "depth": "--depth teacher=MODEL.onnx"}
+        raise UsageError(
+            f"a recipe with {missing[0]}: teacher must have a teacher, but got none. Try"
+            f" {option[missing[0]]}"
+        )
 
 
 @lru_cache

@@ -70,7 +70,7 @@ def open_recipe(
         UnavailableError: ONNX Runtime is missing.
 
     """
-    from depthmask.train.compose import load_material
+    from depthmask.train.material import load_material
 
     recipe = chosen_recipe(document, depth, **replaced)
     teachers = _open_teachers(recipe, depth, mask_teacher)
@@ -112,7 +112,7 @@ def chosen_recipe(document: Path | None, depth: str | None = None, **replaced: o
 
 def _open_teachers(recipe: Recipe, depth: str | None, mask_teacher: str | None) -> Teachers | None:
     """The networks that label; None where there are none to open."""
-    from depthmask.train.compose import check_labels
+    from depthmask.train.recipe import check_labels
 
     teachers = None
     by_network = depth is not None and depth.startswith("teacher=")

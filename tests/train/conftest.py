@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthmask.train.compose import Assets, load_assets, split_of
+from depthmask.train.material import Assets, load_assets, split_of
 from depthmask.train.recipe import GridRecipe, StageRecipe
 
 

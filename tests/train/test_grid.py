@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from depthmask.errors import CheckFailedError, InputError, UsageError
-from depthmask.train.compose import Assets, Cutout, check_labels, compose, load_material
+from depthmask.train.compose import compose
 from depthmask.train.grid import placements, stage_of, standing_depth_m
-from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
+from depthmask.train.material import Assets, Cutout, load_material
+from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe, check_labels
 from depthmask.train.stage import Stage
 from depthmask.train.stats import grid_statistics
 

@@ -20,7 +20,8 @@ from depthmask.errors import InputError, OutputError, UnavailableError, UsageErr
 from depthmask.samples import open_samples
 from depthmask.train import materialise as materialise_module
 from depthmask.train import shards as shards_module
-from depthmask.train.compose import Assets, compose
+from depthmask.train.compose import compose
+from depthmask.train.material import Assets
 from depthmask.train.materialise import materialise
 from depthmask.train.parking import parked
 from depthmask.train.recipe import StageRecipe
@@ -276,7 +277,7 @@ def test_a_shard_that_is_not_whole_is_made_anew(recipe, assets, tmp_path, shards
 KILLED = """
 import sys
 from pathlib import Path
-from depthmask.train.compose import load_assets
+from depthmask.train.material import load_assets
 from depthmask.train.materialise import materialise
 from depthmask.train.recipe import StageRecipe
 materialise(StageRecipe(seed=3, canvas_px=64), load_assets(Path(sys.argv[1]), "train"),

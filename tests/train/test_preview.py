@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, OutputError
-from depthmask.train.compose import Sample, compose
+from depthmask.train.compose import compose
+from depthmask.train.material import Sample
 from depthmask.train.materialise import materialise
 from depthmask.train.preview import contact_sheet, sheet_of_data, sheet_of_recipe, write_sheet
 

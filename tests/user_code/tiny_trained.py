@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from depthmask.chain import MaskDepthChain, build
 from depthmask.presets import ChainSpec, Kind, StageSpec
-from depthmask.train.compose import Assets, load_assets
 from depthmask.train.config import TrainingConfig, read_config
 from depthmask.train.dataset import Batch
 from depthmask.train.learner import Learner
 from depthmask.train.loop import Beginning, train
+from depthmask.train.material import Assets, load_assets
 
 _STEP = Learner.step
 
