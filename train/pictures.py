@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.frames import FloatArray, UInt8Array
+from depthmask.frames import UInt8Array
+from depthmask.train.nearness import nearness
 from depthmask.train.run_folder import LOG_FILE, METRICS_FILE
 from depthmask.train.validation import Row
 
@@ -77,25 +78,20 @@ def _smoothed(points: list[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def _tiles(row: Row) -> list[UInt8Array]:
-    low, high = _log_range(row)
+    near, far = _range(row)
     return [
         _tile(row.image_HW3),
         _tile(_grey(row.mask_HW)),
         _tile(_grey(row.true_mask_HW if row.true_mask_HW is not None else row.mask_HW * np.nan)),
-        _tile(_grey(_nearness(row.depth_m_HW, low, high))),
-        _tile(_grey(_nearness(row.true_depth_HW, low, high))),
+        _tile(_grey(nearness(row.depth_m_HW, near, far))),
+        _tile(_grey(nearness(row.true_depth_HW, near, far))),
     ]
 
 
-def _log_range(row: Row) -> tuple[float, float]:
+def _range(row: Row) -> tuple[float, float]:
     known = row.true_depth_HW[np.isfinite(row.true_depth_HW) & (row.true_depth_HW > 0)]
     shown = known if known.size else np.maximum(row.depth_m_HW, 1e-3)
-    return float(np.log(shown.min())), float(np.log(shown.max()))
-
-
-def _nearness(depth_HW: FloatArray, low: float, high: float) -> npt.NDArray[np.floating]:
-    logarithm_HW = np.log(np.maximum(depth_HW, 1e-3))
-    return np.clip(1 - 0.9 * (logarithm_HW - low) / max(high - low, 1e-6), 0, 1)
+    return float(shown.min()), float(shown.max())
 
 
 def _grey(map_HW: npt.NDArray[np.floating]) -> UInt8Array:

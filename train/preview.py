@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from depthmask.errors import InputError
 from depthmask.frames import FloatArray, UInt8Array
@@ -17,6 +16,7 @@ from depthmask.samples import DepthUnit, open_samples
 from depthmask.train.compose import compose
 from depthmask.train.encoding import depth_unit, encode_png
 from depthmask.train.material import Assets
+from depthmask.train.nearness import nearness
 from depthmask.train.recipe import Recipe, count_of
 
 if TYPE_CHECKING:
@@ -110,17 +110,15 @@ def write_sheet(sheet_HW3: UInt8Array, out: Path) -> None:
 def _cell(sample: Shown, unit: DepthUnit) -> UInt8Array:
     unknown_HW = np.zeros(sample.image_HW3.shape[:2], np.uint8)
     mask_HW = unknown_HW if sample.mask_HW is None else sample.mask_HW
-    shown_HW = unknown_HW if sample.depth_m_HW is None else _nearness(sample.depth_m_HW, unit)
+    shown_HW = unknown_HW if sample.depth_m_HW is None else _shown(sample.depth_m_HW, unit)
     labels_2HW3 = [np.repeat(map_HW[:, :, None], 3, axis=2) for map_HW in (mask_HW, shown_HW)]
     return np.hstack([sample.image_HW3, *labels_2HW3])
 
 
-def _nearness(depth_HW: FloatArray, unit: DepthUnit) -> npt.NDArray[np.uint8]:
+def _shown(depth_HW: FloatArray, unit: DepthUnit) -> UInt8Array:
     """The nearest is 255; the farthest and what is missing are 0."""
     known = depth_HW[np.isfinite(depth_HW)]
     near, far = 0.5, 20.0
     if unit == "relative" and known.size:
         near, far = (float(bound) for bound in np.percentile(known, (1, 99)))
-        far = max(far, 1.001 * near)
-    nearness_HW = 1 - np.log(np.nan_to_num(depth_HW, nan=far) / near) / np.log(far / near)
-    return np.asarray(255 * np.clip(nearness_HW, 0, 1), np.uint8)
+    return np.asarray(255 * np.nan_to_num(nearness(depth_HW, near, far)), np.uint8)
