@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from depthmask.bundle import Bundle, Precision, open_bundle
 from depthmask.errors import CheckFailedError
 from depthmask.export.exporter import export_chain
 from depthmask.export.source import open_chain
+from depthmask.export.to_onnx import to_onnx
 from depthmask.export.verify import VerifyReport, verify_bundle
 from depthmask.frames import Resolution, read_image
 from depthmask.pipeline import Pipeline
@@ -107,9 +109,10 @@ def run_demo(
 
 def _export(folder: Path, resolutions: Sequence[Resolution], progress: Progress) -> list[Bundle]:
     """`lite` in fp32 and in fp16, then `lite-relevance` in fp32."""
+    opened, trace = cache(open_chain), cache(to_onnx)
 
     def export(preset: str, precision: Precision, sizes: Sequence[Resolution]) -> Bundle:
-        chain, weights = open_chain(preset)
+        chain, weights = opened(preset)
         return export_chain(
             chain,
             folder / f"{preset}-{precision}",
@@ -118,6 +121,7 @@ def _export(folder: Path, resolutions: Sequence[Resolution], progress: Progress)
             weights=weights,
             data=open_samples(),
             progress=lambda phase: progress(f"exporting {preset} {precision}: {phase}"),
+            trace=trace,
         )
 
     last = resolutions[-1:]

@@ -46,6 +46,8 @@ _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
+Trace = Callable[..., ir.Model]
+"""As `to_onnx`; what it gives is not changed."""
 
 
 class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +84,7 @@ def export_chain(
     overwrite: bool = False,
     force: bool = False,
     progress: Progress = lambda phase: None,
+    trace: Trace | None = None,
 ) -> Bundle:
     """Export, verify, and only then put the bundle at `out`.
 
@@ -101,6 +104,8 @@ def export_chain(
         overwrite: replace an existing bundle.
         force: keep a bundle that fails its verification, marked as unverified.
         progress: told of each phase.
+        trace: by default `to_onnx`. To export a chain in several precisions, give each the same
+            `functools.cache(to_onnx)`: tracing takes most of the time, and is the same for all.
 
     Raises:
         CheckFailedError: the bundle does not agree with PyTorch; nothing is written unless `force`.
@@ -126,7 +131,7 @@ def export_chain(
 
     progress("running the PyTorch chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
-    models, fp32_nodes = _make_graphs(chain, options, reference, progress)
+    models, fp32_nodes = _make_graphs(chain, options, reference, trace or to_onnx, progress)
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
@@ -169,14 +174,18 @@ def export_chain(
 
 
 def _make_graphs(
-    chain: MaskDepthChain, options: ExportOptions, reference: Reference, progress: Progress
+    chain: MaskDepthChain,
+    options: ExportOptions,
+    reference: Reference,
+    trace: Trace,
+    progress: Progress,
 ) -> tuple[dict[Resolution, ir.Model], tuple[str, ...]]:
     """The graph of each resolution, and the nodes of fp16 graphs that stay fp32."""
     models: dict[Resolution, ir.Model] = {}
     fp32_nodes: set[str] = set()
     for resolution in options.resolutions:
         progress(f"tracing at {resolution}")
-        model = to_onnx(
+        model = trace(
             chain,
             resolution,
             input_kind=options.input,

@@ -24,12 +24,13 @@ def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
     """Write graphs by file name; more than one share equal weights in `weights.bin`.
 
     The same chain at several resolutions has the same convolutions, so a bundle of three is hardly
-    larger than a bundle of one.
+    larger than a bundle of one. The graphs themselves stay as they are, weights inside.
     """
     if len(models) == 1:
         for name, model in models.items():
             (folder / name).write_bytes(to_bytes(model))
         return
+    models = {name: model.clone() for name, model in models.items()}
     offsets: dict[tuple[bytes, ir.DataType], int] = {}
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for model in models.values():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,30 @@ def tiny_chain():
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_path(tiny_chain, tmp_path_factory) -> Path:
+def trace():
+    """`to_onnx`, once for each chain and options: tracing takes most of an export's time."""
+    from depthmask.export.to_onnx import to_onnx
+
+    return cache(to_onnx)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tiny_chain, trace, tmp_path_factory) -> Path:
     """A verified bundle of two resolutions; read-only by agreement."""
     from depthmask.export import export_chain
     from depthmask.frames import Resolution
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_chain(tiny_chain, out, resolution=[Resolution(32, 32), Resolution(48, 64)])
+    export_chain(tiny_chain, out, resolution=[Resolution(32, 32), Resolution(48, 64)], trace=trace)
     return out
+
+
+@pytest.fixture(scope="session")
+def untrained_lite(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """What `dmx export` of untrained lite says, and the folder that it ran in; read-only by agreement."""
+    folder = tmp_path_factory.mktemp("untrained")
+    options = ("--preset", "lite", "--init", 0, "--resolution", 32, "--json")
+    return run_dmx("export", *options, timeout_s=300, folder=folder), folder
 
 
 @pytest.fixture
@@ -62,16 +79,18 @@ def frame_HW3() -> np.ndarray:
 def dmx(tmp_path, monkeypatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `dmx` as a user does, in a fresh folder; gives exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(USER_CODE), "COLUMNS": "200"}
+    return run_dmx
 
-    def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from depthmask.cli import main; main()", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=environment,
-            check=False,
-        )
 
-    return run
+def run_dmx(
+    *arguments: object, timeout_s: float = 120, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from depthmask.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(USER_CODE), "COLUMNS": "200"},
+        check=False,
+    )

@@ -36,10 +36,11 @@ def test_a_pipeline_gives_what_pytorch_gives(
     assert set(prediction.timings_ms) == {"preprocess", "inference", "postprocess"}
 
 
-def test_the_torch_runtime_runs_the_source_of_the_bundle(dmx, tmp_path, frame_HW3):
-    done = dmx("export", "--init", 0, "--resolution", 32, "--out", "b")
+def test_the_torch_runtime_runs_the_source_of_the_bundle(untrained_lite, frame_HW3):
+    done, folder = untrained_lite
     assert done.returncode == 0, done.stderr
-    with Pipeline.open(tmp_path / "b", "torch") as a, Pipeline.open(tmp_path / "b") as b:
+    bundle = folder / "lite-32-fp32"
+    with Pipeline.open(bundle, "torch") as a, Pipeline.open(bundle) as b:
         np.testing.assert_allclose(a(frame_HW3).mask_HW, b(frame_HW3).mask_HW, atol=1e-4)
 
 
@@ -57,10 +58,10 @@ def test_a_batch_gives_what_single_frames_give(tiny_chain, tmp_path, frame_HW3):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_image_input_takes_the_same_frames(tiny_chain, tmp_path, frame_HW3, runtime):
+def test_image_input_takes_the_same_frames(tiny_chain, trace, tmp_path, frame_HW3, runtime):
     resolution = Resolution(32, 32)
     for kind in ("image", "frame"):
-        export_chain(tiny_chain, tmp_path / kind, resolution=resolution, input=kind)
+        export_chain(tiny_chain, tmp_path / kind, resolution=resolution, input=kind, trace=trace)
     with (
         Pipeline.open(tmp_path / "image", runtime) as image,
         Pipeline.open(tmp_path / "frame", runtime) as frame,

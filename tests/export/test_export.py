@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +40,11 @@ np.savez(out, mask=mask, depth=depth)
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2)])
 def test_plain_onnxruntime_gives_what_pytorch_gives(
-    tiny_chain, frame_HW3, tmp_path, precision, tolerance
+    tiny_chain, trace, frame_HW3, tmp_path, precision, tolerance
 ):
-    bundle = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, precision=precision)
+    bundle = export_chain(
+        tiny_chain, tmp_path / "b", resolution=SMALL, precision=precision, trace=trace
+    )
     np.save(tmp_path / "frame.npy", frame_HW3)
     files = [bundle.model_path(), tmp_path / "frame.npy", tmp_path / "out.npz"]
     subprocess.run([sys.executable, "-c", PLAIN_ONNXRUNTIME, *files], check=True)
@@ -97,8 +98,10 @@ def test_fp16_keeps_what_would_overflow_in_fp32(tmp_path):
     assert verify_bundle(bundle)
 
 
-def test_an_fp16_graph_computes_its_networks_in_fp16(tiny_chain, tmp_path):
-    bundle = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, precision="fp16")
+def test_an_fp16_graph_computes_its_networks_in_fp16(tiny_chain, trace, tmp_path):
+    bundle = export_chain(
+        tiny_chain, tmp_path / "b", resolution=SMALL, precision="fp16", trace=trace
+    )
     graph = onnx.load(bundle.model_path()).graph
     types = {item.name: item.data_type for item in graph.initializer}
     weights = [types[node.input[1]] for node in graph.node if node.op_type == "Conv"]
@@ -138,33 +141,24 @@ def test_nodes_carry_their_stage_and_no_local_path(tiny_chain):
     assert not any(".py" in text or "/" in text for text in texts)
 
 
-def test_one_trace_serves_both_precisions_and_stays_as_it_is(tiny_chain, tmp_path):
-    sizes = [SMALL, Resolution(64, 64)]
-    traced = []
-
-    @cache
-    def trace(chain, resolution, **options):
-        traced.append(resolution)
-        return to_onnx(chain, resolution, **options)
-
+def test_one_trace_serves_both_precisions_and_stays_as_it_is(tiny_chain, trace, tmp_path):
+    sizes = [SMALL, Resolution(48, 64)]
     models = []
     for number, precision in enumerate(("fp32", "fp16", "fp32")):
         out = tmp_path / str(number)
         export_chain(tiny_chain, out, resolution=sizes, precision=precision, trace=trace)
         assert verify_bundle(open_bundle(out))
         models.append((out / "model.onnx").read_bytes())
-    assert traced == sizes
     assert models[0] == models[2] != models[1]
 
 
-@pytest.mark.parametrize("preset", ["lite"])
-def test_a_preset_with_untrained_weights(dmx, tmp_path, preset):
-    done = dmx("export", "--preset", preset, "--init", 0, "--resolution", 32, "--json")
+def test_a_preset_with_untrained_weights(untrained_lite):
+    done, folder = untrained_lite
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["path"] == f"{preset}-32-fp32"
+    assert result["path"] == "lite-32-fp32"
     assert result["weights"] == {"init_seed": 0}
-    assert verify_bundle(open_bundle(tmp_path / result["path"]))
+    assert verify_bundle(open_bundle(folder / result["path"]))
 
 
 def test_your_own_networks(dmx, tmp_path):
@@ -190,20 +184,17 @@ def test_a_bad_factory(dmx, tmp_path, factory, exit_code, said):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_that_disagrees_is_not_written(tiny_chain, tmp_path, monkeypatch):
-    from depthmask.export import exporter
-
+def test_a_bundle_that_disagrees_is_not_written(tiny_chain, trace, tmp_path):
     def broken(*arguments, **options):
-        model = to_onnx(*arguments, **options)
+        model = trace(*arguments, **options).clone()
         bias = next(v for name, v in model.graph.initializers.items() if "depth.second.b" in name)
         bias.const_value = ir.tensor(bias.const_value.numpy() + 1, name=bias.name)
         return model
 
-    monkeypatch.setattr(exporter, "to_onnx", broken)
     with pytest.raises(CheckFailedError, match="at 32 the depth differs from PyTorch"):
-        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL)
+        export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, trace=broken)
     assert list(tmp_path.iterdir()) == []
-    kept = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, force=True)
+    kept = export_chain(tiny_chain, tmp_path / "b", resolution=SMALL, force=True, trace=broken)
     assert not kept.manifest.verified
     assert not verify_bundle(kept)
 
@@ -216,7 +207,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         export_chain(chain, tmp_path / "b", resolution=SMALL)
 
 
-def test_an_output_that_exists_is_refused_before_any_work(tiny_chain, tmp_path):
+def test_an_output_that_exists_is_refused_before_any_work(tiny_chain, trace, tmp_path):
     out = tmp_path / "b"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
@@ -226,7 +217,8 @@ def test_an_output_that_exists_is_refused_before_any_work(tiny_chain, tmp_path):
         export_chain(tiny_chain, out, resolution=SMALL, overwrite=True)
     assert (out / "mine.txt").read_text() == "kept"
     (out / "mine.txt").rename(out / "manifest.json")  # now it looks like a bundle
-    assert export_chain(tiny_chain, out, resolution=SMALL, overwrite=True).manifest.verified
+    replaced = export_chain(tiny_chain, out, resolution=SMALL, overwrite=True, trace=trace)
+    assert replaced.manifest.verified
 
 
 def test_a_place_that_cannot_be_written(tiny_chain, tmp_path):
