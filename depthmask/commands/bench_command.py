@@ -12,7 +12,8 @@ from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.bench.result import BenchResult
-    from depthmask.bundle import Precision
+    from depthmask.bundle import Bundle, Precision
+    from depthmask.samples import Samples
 
 
 @click.command()
@@ -79,6 +80,11 @@ if TYPE_CHECKING:
     "Write the result, with every sample and the machine, as JSON. An interrupted one is gone on with."
 )
 @click.option("--plot", type=options.PathType(), help="Draw latency and accuracy as PNG.")
+@click.option(
+    "--report",
+    type=options.PathType(),
+    help="Write one HTML file with charts, pictures, the roofline and the raw result.",
+)
 @options.overwrite_option
 @options.json_option
 def command(
@@ -98,6 +104,7 @@ def command(
     seed: int,
     out: Path | None,
     plot: Path | None,
+    report: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -111,7 +118,7 @@ def command(
     \b
     Example:
       dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
-          --data DATA --out bench.json --plot bench.png
+          --data DATA --out bench.json --report bench.html
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
     """
     import msgspec
@@ -125,13 +132,17 @@ def command(
     from depthmask.output_files import check_output, write_output
     from depthmask.samples import open_samples
 
-    if out is not None and plot is not None and out.absolute() == plot.absolute():
-        raise UsageError(f"--out and --plot must be two files, but both are {out}")
+    written = [path for path in (out, plot, report) if path is not None]
+    if len({path.absolute() for path in written}) < len(written):
+        raise UsageError(
+            "--out, --plot and --report must be different files, but got"
+            f" {', '.join(map(str, written))}"
+        )
     if frame_size is not None and len(frame_size) != 1:
         raise UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
     earlier = _unfinished(out) if out is not None and not overwrite else None
-    for path in (out if earlier is None else None, plot):
-        if path is not None:
+    for path in written:
+        if path != out or earlier is None:
             check_output(path, overwrite=overwrite)
     if plot is not None:
         require_matplotlib()
@@ -168,11 +179,23 @@ def command(
         write_result(result, out)
     if plot is not None:
         write_output(plot, plot_png(result))
+    if report is not None:
+        write_output(report, _report(result, opened, samples).encode("utf-8"))
     if as_json:
         options.print_json(msgspec.to_builtins(result))
     else:
         options.console.print(rich_table(result))
     check_complete(result)
+
+
+def _report(result: BenchResult, bundles: list[Bundle], samples: Samples) -> str:
+    from depthmask.bench.report import report_page
+    from depthmask.bench.report_parts import report_pictures, report_rooflines
+
+    with options.messages.status("drawing") as status:
+        pictures = report_pictures(result, bundles, samples, status.update)
+        rooflines = report_rooflines(result, bundles, status.update)
+    return report_page(result, pictures, rooflines)
 
 
 def _unfinished(out: Path) -> BenchResult | None:
