@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,7 @@ def materialise(
     if not goes_on:
         _new_data_set(out, info)
     with _alone(out):
+        _check_same(_read_info(out / DATASET_FILE), info, out)  # not replaced before it was locked
         job.remove_leftovers()
         try:
             _make(job, assets, workers, to_make, progress or (lambda done, total: None))
@@ -200,7 +202,12 @@ def _goes_on(out: Path, wanted: ComposedInfo, *, overwrite: bool) -> bool:
 
 
 def _new_data_set(out: Path, info: ComposedInfo) -> None:
-    with new_folder(out, overwrite=out.is_dir()) as temporary:
+    replaced = (out / DATASET_FILE).exists()
+    # Whoever writes into a data set holds its lock: it is not taken away from under a command.
+    with (
+        _alone(out) if replaced else nullcontext(),
+        new_folder(out, overwrite=out.is_dir()) as temporary,
+    ):
         document = msgspec.json.format(msgspec.json.encode(info), indent=2)
         (temporary / DATASET_FILE).write_bytes(document + b"\n")
 
@@ -257,10 +264,17 @@ def _shown(size_bytes: float) -> str:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Let no second process write into the same data set."""
-    with (out / DATASET_FILE).open("rb") as file:
+    """Let no second process write into the same data set, or replace it."""
+    path = out / DATASET_FILE
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError  # replaced since it was opened
         except BlockingIOError:
             raise UsageError(
                 f"{out} must be written by one command at a time, but another one is at it"

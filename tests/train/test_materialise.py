@@ -361,6 +361,44 @@ def test_two_commands_do_not_write_into_one_data_set(recipe, assets, tmp_path):
     assert materialise(recipe, assets, tmp_path / "data", 2, progress=second).made == 2
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_data_set_that_is_being_written_is_not_replaced(recipe, assets, tmp_path, seed):
+    other = msgspec.structs.replace(recipe, seed=seed)
+    out = tmp_path / "data"
+
+    def second(done, total):
+        if done == 1:
+            with pytest.raises(UsageError, match="one command at a time"):
+                materialise(other, assets, out, 2, overwrite=True)
+
+    materialise(recipe, assets, out, 2, progress=second)
+    materialise(recipe, assets, tmp_path / "alone", 2)
+    assert digests(out) == digests(tmp_path / "alone")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert materialise(other, assets, out, 2, overwrite=True).made == 2
+
+
+def test_a_data_set_that_was_replaced_while_it_was_opened_is_left_alone(
+    recipe, assets, tmp_path, monkeypatch
+):
+    """Between the look at a folder and its lock another command may exchange it."""
+    out, other = tmp_path / "data", msgspec.structs.replace(recipe, seed=4)
+    materialise(recipe, assets, out, 2, shard_size=1)
+    (out / shard_name(1)).unlink()
+    real = shutil.disk_usage
+
+    def meanwhile(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(materialise_module.shutil, "disk_usage", real)
+            materialise(other, assets, out, 1, overwrite=True)
+        return real(path)
+
+    monkeypatch.setattr(materialise_module.shutil, "disk_usage", meanwhile)
+    with pytest.raises(UsageError, match=r"one of another .*recipe"):
+        materialise(recipe, assets, out, 2, shard_size=1)
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", shard_name(0)]
+
+
 @pytest.mark.parametrize("fields", [{"workers": 0}, {"shard_size": 0}])
 def test_impossible_numbers_are_refused(recipe, assets, tmp_path, fields):
     with pytest.raises(UsageError, match="1 or more"):
