@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from depthmask.commands import options
+from depthmask.commands import compare_options, options
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
+    from depthmask.bench.compare import Limit
     from depthmask.bench.result import BenchResult
     from depthmask.bundle import Bundle, Precision
     from depthmask.samples import Samples
@@ -85,6 +86,10 @@ if TYPE_CHECKING:
     type=options.PathType(),
     help="Write one HTML file with charts, pictures, the roofline and the raw result.",
 )
+@click.option(
+    "--against", type=options.PathType(), help="Compare with this result, as `dmx compare` does."
+)
+@compare_options.fail_if_option
 @options.overwrite_option
 @options.json_option
 def command(
@@ -105,6 +110,8 @@ def command(
     out: Path | None,
     plot: Path | None,
     report: Path | None,
+    against: Path | None,
+    fail_if: tuple[tuple[Limit, float], ...],
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -120,12 +127,15 @@ def command(
       dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
           --data DATA --out bench.json --report bench.html
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
+      dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
     """
     import msgspec
 
+    from depthmask.bench import compare_table
+    from depthmask.bench.compare import check_limits, compare
     from depthmask.bench.grid import run_grid
     from depthmask.bench.plot import plot_png, require_matplotlib
-    from depthmask.bench.result import check_complete, write_result
+    from depthmask.bench.result import check_complete, read_result, write_result
     from depthmask.bench.table import rich_table
     from depthmask.bundle import open_bundle
     from depthmask.errors import UsageError
@@ -146,6 +156,9 @@ def command(
             check_output(path, overwrite=overwrite)
     if plot is not None:
         require_matplotlib()
+    if fail_if and against is None:
+        raise UsageError("--fail-if must come with --against, but got it alone")
+    base = None if against is None else read_result(against)
 
     opened = [open_bundle(path) for path in bundles or (None,)]
     samples = open_samples(data)
@@ -186,6 +199,11 @@ def command(
     else:
         options.console.print(rich_table(result))
     check_complete(result)
+    if base is not None:
+        comparison = compare(base, result)
+        shown_on = options.messages if as_json else options.console
+        shown_on.print(compare_table.rich_table(comparison))
+        check_limits(comparison, dict(fail_if))
 
 
 def _report(result: BenchResult, bundles: list[Bundle], samples: Samples) -> str:

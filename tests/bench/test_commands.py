@@ -64,6 +64,18 @@ def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path, real_memory):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "data"]
 
 
+def test_bench_compares_with_an_earlier_result_and_reports(dmx, quick_bench, tmp_path):
+    base, report = tmp_path / "base.json", tmp_path / "report.html"
+    assert dmx("bench", *quick_bench, "--out", base)[0] == 0
+    arguments = ("--against", base, "--fail-if", "slower=3%", "--report", report)
+    code, printed, _ = dmx("bench", *quick_bench, *arguments)
+    assert code == 0  # so few calls cannot tell
+    assert "1 cannot tell" in " ".join(printed.split())
+    page = report.read_text(encoding="utf-8")
+    assert page.count("<figure><img") == 3  # the data set's samples
+    assert "The ten slowest nodes" in page
+
+
 def test_bench_prints_a_table(dmx, quick_bench):
     code, printed, _ = dmx("bench", *quick_bench)
     assert code == 0
@@ -75,13 +87,15 @@ def test_bench_prints_a_table(dmx, quick_bench):
     ("arguments", "expected", "message"),
     [
         (["--out", "{old}"], 2, "--overwrite"),
-        (["--out", "{old}", "--plot", "{old}"], 2, "two files"),
+        (["--out", "{old}", "--plot", "{old}"], 2, "must be different files"),
         (["--out", "{folder}/absent/b.json"], 6, "cannot be written"),
         (["--resolution", "77"], 2, "but got 77"),
         (["--resolution", "8"], 2, "32 to 4096"),
         (["--runtimes", "nothing"], 2, "a runtime must be one of"),
         (["--data", "{folder}/absent"], 3, "there is none"),
         (["--frame-size", "64,128"], 2, "must be one size"),
+        (["--fail-if", "slower=3%"], 2, "must come with --against"),
+        (["--against", "{old}"], 3, "must be a result of `dmx bench --out`"),
         (["--precision", "fp16"], 2, "in fp16 must be given"),
         (["--threads", "0"], 2, "must be numbers from 1 up"),
         (["--batch", "2"], 4, "--dynamic-batch"),
