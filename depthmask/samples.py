@@ -99,6 +99,13 @@ class Stored(Protocol):
     def labelled(self) -> bool:
         """Whether any image has a mask or a depth."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that samples are read from."""
+
+    def check(self) -> None:
+        """Look for damage, as far as that takes no reading of samples."""
+
     def read(self, index: int) -> StoredSample:
         """Sample `index`, 0 to len - 1, still encoded."""
 
@@ -120,6 +127,20 @@ class LooseFiles:
             for path in self._images
             for suffix in (MASK_SUFFIX, DEPTH_SUFFIX)
         )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images, each with the labels that it has."""
+        suffixes = (MASK_SUFFIX, DEPTH_SUFFIX)
+        return tuple(
+            file
+            for path in self._images
+            for file in (path, *(path.with_name(path.stem + suffix) for suffix in suffixes))
+            if file.is_file()
+        )
+
+    def check(self) -> None:
+        """Nothing can be said of them before they are read."""
 
     def read(self, index: int) -> StoredSample:
         """Sample `index`, 0 to len - 1, still encoded.
@@ -185,6 +206,19 @@ class Samples:
     def labelled(self) -> bool:
         """Whether any image has a mask or a depth (of shards: any in the first)."""
         return self._stored.labelled
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The shards, or the images and their labels: not what else is in the folder."""
+        return self._stored.files
+
+    def check(self) -> None:
+        """Look into every shard, before long work on them; loose files are looked at when read.
+
+        Raises:
+            InputError: a shard is cut short, damaged or of another length.
+        """
+        self._stored.check()
 
 
 def open_samples(path: Path | str | None = None, *, unfinished: bool = False) -> Samples:

@@ -71,6 +71,21 @@ class ShardedFiles:
         """Whether any sample of the first shard has a mask or a depth."""
         return len(self) > 0 and bool((self._look(0).ranges_N32[:, 1:, 1] >= 0).any())
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The shards."""
+        return self._shards
+
+    def check(self) -> None:
+        """Look into every shard, and keep nothing of it.
+
+        Raises:
+            InputError: one is missing, cut short, damaged or of another length.
+
+        """
+        for shard in range(len(self._shards)):
+            self._checked(shard)
+
     def read(self, index: int) -> StoredSample:
         """Sample `index`, 0 to len - 1.
 
@@ -105,14 +120,16 @@ class ShardedFiles:
 
     def _look(self, shard: int) -> _Contents:
         if shard not in self._contents:
-            contents = _table_of_contents(self._shards[shard])
-            wanted = self._counts[shard] if self._counts else len(contents.names)
-            if len(contents.names) != wanted:
-                raise _damaged(
-                    self._shards[shard], f"it has {len(contents.names)} of {wanted} samples"
-                )
-            self._contents[shard] = contents
+            self._contents[shard] = self._checked(shard)
         return self._contents[shard]
+
+    def _checked(self, shard: int) -> _Contents:
+        contents = _table_of_contents(self._shards[shard])
+        found = len(contents.names)
+        wanted = self._counts[shard] if self._counts else found
+        if found != wanted:
+            raise _damaged(self._shards[shard], f"it has {found} of {wanted} samples")
+        return contents
 
 
 def _table_of_contents(path: Path) -> _Contents:
@@ -142,6 +159,6 @@ def _table_of_contents(path: Path) -> _Contents:
 
 def _damaged(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path} must be a whole shard, but {reason}. Delete it and run its `dmx data compose` again,"
-        " which makes it anew"
+        f"{path} must be a whole shard, but {reason}. Run its `dmx data compose` again, which"
+        " makes it anew"
     )

@@ -1,8 +1,8 @@
 """A data set as files: tar shards (or loose files) and dataset.json in a folder.
 
-Sample i is a pure function, so the folder itself is all the state there is: what exists is complete,
-and the same call makes the rest, with any number of worker processes. Bytes do not depend on how
-often it was stopped or on who made what.
+Sample i is a pure function, so the folder itself is all the state there is: what is whole stays, and
+the same call makes the rest, with any number of worker processes. Bytes do not depend on how often
+it was stopped or on who made what.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def materialise(
         teachers_sha256=teachers.digest if teachers else None,
     )
     goes_on = _goes_on(out, info, overwrite=overwrite)
-    to_make = sum(map(job.missing, range(job.blocks))) if goes_on else count
+    missing = [
+        job.missing(block) if goes_on else len(job.indices(block)) for block in range(job.blocks)
+    ]
+    to_make = sum(missing)
     _check_space(job, assets, to_make, workers)
     if not goes_on:
         _new_data_set(out, info)
@@ -129,7 +132,7 @@ def materialise(
         _check_same(_read_info(out / DATASET_FILE), info, out)  # not replaced before it was locked
         job.remove_leftovers()
         try:
-            _make(job, assets, workers, to_make, progress or (lambda done, total: None))
+            _make(job, assets, workers, missing, progress or (lambda done, total: None))
         finally:
             job.remove_leftovers()
     return MaterialiseResult(out, count, to_make)
@@ -149,9 +152,11 @@ def _pictures(assets: Assets) -> Iterator[UInt8Array]:
     return itertools.chain(cutouts, assets.backgrounds, assets.photos)
 
 
-def _make(job: Job, assets: Assets, workers: int, to_make: int, progress: Progress) -> None:
+def _make(job: Job, assets: Assets, workers: int, missing: list[int], progress: Progress) -> None:
+    """Make the blocks that have `missing` samples."""
+    to_make = sum(missing)
     made = itertools.count(job.count - to_make + 1)
-    blocks = (block for block in range(job.blocks) if job.missing(block))
+    blocks = (block for block, samples in enumerate(missing) if samples)
 
     def tick() -> None:
         progress(next(made), job.count)

@@ -1,7 +1,8 @@
 """Writing a data set block by block: each block a tar shard, or as many loose files.
 
-A block is a pure function of the job and its number, so any process may make any block. What exists
-is complete: a shard appears by a rename, a loose sample is there when its image is.
+A block is a pure function of the job and its number, so any process may make any block. A shard
+appears by a rename, and is looked into before it counts as complete; a loose sample is there when its
+image is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from depthmask.atomic import write_file
-from depthmask.errors import OutputError
+from depthmask.errors import InputError, OutputError
+from depthmask.shards import ShardedFiles
 from depthmask.train.compose import compose
 from depthmask.train.encoding import depth_unit, describe_sample, encode_sample
 from depthmask.train.grid import prepare
@@ -54,9 +56,9 @@ class Job:
         return range(first, min(first + self.shard_size, self.count))
 
     def missing(self, block: int) -> int:
-        """How many samples of a block are yet to be made."""
+        """How many samples of a block are yet to be made; of a shard that is not whole, all."""
         if self.form == "shards":
-            return 0 if self._shard(block).exists() else len(self.indices(block))
+            return 0 if self._is_whole(block) else len(self.indices(block))
         return sum(not self._image(index).exists() for index in self.indices(block))
 
     def encode(self, assets: Assets, index: int) -> dict[str, bytes]:
@@ -70,7 +72,7 @@ class Job:
             prepare(self.recipe, assets)
 
     def make(self, assets: Assets, block: int, tick: Tick) -> None:
-        """Write what is missing of a block.
+        """Write a shard, or what is missing of a block of loose files.
 
         Raises:
             OutputError: it cannot be written; what is finished is kept.
@@ -79,7 +81,7 @@ class Job:
         try:
             if self.form == "files":
                 self._make_files(assets, block, tick)
-            elif not self._shard(block).exists():
+            else:
                 write_file(self._shard(block), lambda file: self._fill(file, assets, block, tick))
         except BrokenPipeError:  # of `tick`: nobody waits for this worker any more
             raise
@@ -116,6 +118,14 @@ class Job:
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
                 tick()
+
+    def _is_whole(self, block: int) -> bool:
+        """By its table of contents: it was renamed when it was whole, but disks and copies fail."""
+        try:
+            ShardedFiles((self._shard(block),), (len(self.indices(block)),)).check()
+        except InputError:
+            return False
+        return True
 
     def _shard(self, block: int) -> Path:
         return self.out / shard_name(block)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 
 from depthmask.errors import InputError, UsageError
@@ -217,35 +218,46 @@ def _recipe_pool(config: TrainingConfig, share: float) -> Pool:
 
 
 def _data_digest(data: Sequence[DataSet]) -> str:
-    """Of the names and sizes of all files, of what dataset.json says, and of the weights."""
+    """Of what the samples are, and of the weights: not of what else is in the folders.
+
+    A composed data set is what its dataset.json says, however often a part of it was made anew; of
+    others the names and sizes of the samples' files count.
+    """
     if not data:
         return ""
     digest = hashlib.sha256()
     for samples, weight in data:
         digest.update(f"{weight:g}\n".encode())
-        for path in sorted(samples.folder.iterdir()):
-            if not path.name.startswith("."):
-                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         described = samples.folder / DATASET_FILE
-        if described.is_file():
-            digest.update(described.read_bytes())
+        document = described.read_bytes() if described.is_file() else b"{}"
+        digest.update(f"{len(samples)}\n".encode() + document)
+        if not {"recipe", "assets_sha256"} <= msgspec.json.decode(document).keys():
+            for path in samples.files:
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 
 def open_data(argument: str) -> DataSet:
-    """A data set from `PATH` or `PATH:WEIGHT`.
+    """A data set to train on, from `PATH` or `PATH:WEIGHT`; its shards are looked into.
 
     Raises:
         InputError: there is no data set, or it is damaged.
         UsageError: the weight is not above 0.
     """
-    name, colon, weight = argument.rpartition(":")
+    path, weight = _path_and_weight(argument)
+    samples = open_samples(path)
+    samples.check()
+    return DataSet(samples, weight)
+
+
+def _path_and_weight(argument: str) -> tuple[str, float]:
+    path, colon, weight = argument.rpartition(":")
     if not colon or Path(argument).exists():
-        return DataSet(open_samples(argument))
+        return argument, 1.0
     try:
         value = float(weight)
     except ValueError:
-        return DataSet(open_samples(argument))
+        return argument, 1.0
     if not 0 < value < float("inf"):
         raise UsageError(f"the weight of a data set must be above 0, but got {argument!r}")
-    return DataSet(open_samples(name), value)
+    return path, value

@@ -15,11 +15,16 @@ from depthmask.commands.options import (
     overwrite_option,
     print_json,
 )
-from depthmask.commands.recipe_options import open_recipe, recipe_options
+from depthmask.commands.recipe_options import (
+    open_recipe,
+    recipe_options,
+    report_skipped,
+    strict_option,
+)
 from depthmask.errors import InputError
 
 if TYPE_CHECKING:
-    from depthmask.train.compose import SkippedAsset
+    from depthmask.train.material import SkippedAsset
 
 
 @click.command()
@@ -61,7 +66,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Processes, one shard at a time each; the bytes do not depend on it.",
 )
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
+@strict_option
 @overwrite_option
 @json_option
 def compose(
@@ -144,20 +149,19 @@ def compose(
         print_json(report)
     else:
         click.echo(f"{out}: {result.count} samples, {result.made} of them made now")
-    _report_skipped(loaded.skipped)
+    report_skipped(loaded.skipped)
+    _require_all(loaded.skipped)
 
 
-def _report_skipped(skipped: tuple[SkippedAsset, ...]) -> None:
-    """Name what was left out.
+def _require_all(skipped: tuple[SkippedAsset, ...]) -> None:
+    """End with an error where pictures were left out.
 
     Raises:
-        InputError: there is something.
+        InputError: there are some.
 
     """
     if not skipped:
         return
-    for one in skipped:
-        messages.print(f"left out: {one.reason}", soft_wrap=True, markup=False)
     names = ", ".join(one.file.name for one in skipped[:3])
     more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     raise InputError(

@@ -21,6 +21,7 @@ from depthmask.commands.recipe_options import (
     open_recipe,
     recipe_option,
     recipe_options,
+    report_skipped,
 )
 from depthmask.errors import UsageError
 from depthmask.output_files import check_output
@@ -107,7 +108,9 @@ def preview(
     if data is not None:
         write_sheet(sheet_of_data(data), out)
     else:
-        write_sheet(sheet_of_recipe(*open_recipe(assets, recipe, depth, mask_teacher)), out)
+        chosen, loaded, teachers = open_recipe(assets, recipe, depth, mask_teacher)
+        write_sheet(sheet_of_recipe(chosen, loaded, teachers), out)
+        report_skipped(loaded.skipped)
     click.echo(str(out))
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from depthmask.commands.options import Command, PathType
+from depthmask.commands.options import Command, PathType, messages
 from depthmask.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from depthmask.train.compose import Assets
+    from depthmask.train.material import Assets, SkippedAsset
     from depthmask.train.recipe import Recipe
     from depthmask.train.teacher import Teachers
 
@@ -22,6 +23,10 @@ recipe_option = click.option(
     type=PathType(),
     metavar="FILE|NAME",
     help="A recipe or a training configuration (.yaml, .json), or one that ships: reference.",
+)
+
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at the first picture that cannot be used."
 )
 
 
@@ -71,6 +76,12 @@ def open_recipe(
     teachers = _open_teachers(recipe, depth, mask_teacher)
     check_assets(assets)
     return recipe, load_material(recipe, assets, strict=strict), teachers
+
+
+def report_skipped(skipped: Iterable[SkippedAsset]) -> None:
+    """Name the pictures of the material that were left out, a line each."""
+    for one in skipped:
+        messages.print(f"left out: {one.reason}", soft_wrap=True, markup=False)
 
 
 def check_assets(folder: Path) -> None:

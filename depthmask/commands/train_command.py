@@ -17,13 +17,18 @@ from depthmask.commands.options import (
     out_option,
     print_json,
 )
-from depthmask.commands.recipe_options import DEFAULT_ASSETS, check_assets
+from depthmask.commands.recipe_options import (
+    DEFAULT_ASSETS,
+    check_assets,
+    report_skipped,
+    strict_option,
+)
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
-    from depthmask.train.compose import Assets
     from depthmask.train.config import TrainingConfig
     from depthmask.train.loop import Beginning, StepReport
+    from depthmask.train.material import Assets
 
 _PLAIN_EVERY_S = 30.0  # a line where stderr is no terminal
 _RATE_WEIGHT = 0.05  # of the newest step, in the samples per second shown
@@ -85,6 +90,7 @@ _RATE_WEIGHT = 0.05  # of the newest step, in the samples per second shown
     show_default=True,
     help="Processes that make samples; 0 makes them between the steps.",
 )
+@strict_option
 @json_option
 def command(
     assets: Path | None,
@@ -102,6 +108,7 @@ def command(
     device: str,
     threads: int | None,
     workers: int,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Train a chain, or go on with an unfinished training.
@@ -130,7 +137,9 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     data_sets = [open_data(argument) for argument in data]
-    trained_on, held_out = _assets(assets, chosen, bool(data))
+    trained_on, held_out = _assets(assets, chosen, bool(data), strict=strict)
+    if first_process():
+        report_skipped(one for part in (trained_on, held_out) if part for one in part.skipped)
     beginning = _beginning(chosen, encoder_weights, checkpoint, teacher)
     with _progress_bar(shown=first_process()) as bar:
         try:
@@ -185,27 +194,21 @@ def _config(name: str | None, replaced: dict[str, Any], seed: int | None) -> Tra
 
 
 def _assets(
-    folder: Path | None, config: TrainingConfig, has_data: bool
+    folder: Path | None, config: TrainingConfig, has_data: bool, *, strict: bool
 ) -> tuple[Assets | None, Assets | None]:
     """The pictures to train on, and those of the held-out groups, for the metrics."""
-    from depthmask.train.compose import load_assets, load_material
+    from depthmask.train.material import load_assets, load_material
     from depthmask.train.recipe import count_of
 
     if has_data and config.data_share == 1:
         return None, None
     folder = folder or DEFAULT_ASSETS
     check_assets(folder)
-    assets = load_material(config.recipe, folder)
-    if assets.skipped:
-        messages.print(
-            f"left out {len(assets.skipped)} pictures that cannot be used:"
-            f" {'; '.join(str(one) for one in assets.skipped)}",
-            soft_wrap=True,
-        )
+    assets = load_material(config.recipe, folder, strict=strict)
     measured = config.validation_share > 0 and count_of(config.recipe) is None
     if not measured or config.recipe.split == "all":
         return assets, None
-    return assets, load_assets(folder, "test")
+    return assets, load_assets(folder, "test", strict=strict)
 
 
 def _beginning(

@@ -97,7 +97,9 @@ def test_a_shard_cut_short_is_found_when_it_is_read(folder, keep):
     path.write_bytes(content[: int(keep * len(content.rstrip(b"\0")))])
     samples = open_samples(folder)
     assert samples[2].name == "000002"
-    with pytest.raises(InputError, match=r"shard-000001\.tar must be a whole shard.*Delete it and"):
+    with pytest.raises(
+        InputError, match=r"shard-000001\.tar must be a whole shard.*which makes it anew"
+    ):
         samples[5]
 
 

@@ -256,6 +256,23 @@ def test_a_shard_in_the_middle_may_be_made_last(recipe, assets, tmp_path, shards
     assert digests(out) == digests(shards)
 
 
+@pytest.mark.parametrize(
+    "damage", ["cut in the middle", "no end marker", "a sample short", "empty"]
+)
+def test_a_shard_that_is_not_whole_is_made_anew(recipe, assets, tmp_path, shards, damage):
+    out = tmp_path / "data"
+    shutil.copytree(shards, out)
+    path, whole = out / shard_name(1), (shards / shard_name(1)).read_bytes()
+    end_bytes = len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    keep = {"cut in the middle": 700, "no end marker": end_bytes, "empty": 0}
+    one_sample = (shards / shard_name(2)).read_bytes()
+    path.write_bytes(one_sample if damage == "a sample short" else whole[: keep[damage]])
+    before = (out / shard_name(0)).stat()
+    assert materialise(recipe, assets, out, 5, shard_size=2).made == 2
+    assert (out / shard_name(0)).stat().st_ino == before.st_ino
+    assert digests(out) == digests(shards)
+
+
 KILLED = """
 import sys
 from pathlib import Path

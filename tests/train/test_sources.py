@@ -13,6 +13,7 @@ import pytest
 from depthmask.errors import InputError, UsageError
 from depthmask.samples import open_samples
 from depthmask.train.config import TrainingConfig
+from depthmask.train.materialise import materialise
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
 from depthmask.train.schedule import UNSEEN
 from depthmask.train.sources import (
@@ -158,6 +159,61 @@ def test_the_digest_sees_files_and_weights(assets, tmp_path):
     assert digest(f"{folder}:2") != before
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes() + b"0")
     assert digest(str(folder)) != before
+
+
+def test_the_digest_is_of_the_samples_and_not_of_what_else_is_there(tmp_path):
+    folder = write_dataset(tmp_path / "a", mask=False)
+    config = TrainingConfig(data_share=1)
+
+    def digest():
+        return gather(config, None, [open_data(str(folder))]).digests["data sets"]
+
+    before = digest()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "0.png.license").write_text("mine")
+    assert digest() == before
+    cv2.imwrite(str(folder / "0.mask.png"), np.zeros((40, 50), np.uint8))
+    assert digest() != before
+
+
+@pytest.mark.parametrize("form", ["shards", "files"])
+def test_a_composed_data_set_is_what_its_description_says(recipe, assets, tmp_path, form):
+    folder = tmp_path / "a"
+    materialise(recipe, assets, folder, 3, form=form, shard_size=2)
+    config = TrainingConfig(data_share=1)
+
+    def digest():
+        return gather(config, None, [open_data(str(folder))]).digests["data sets"]
+
+    before = digest()
+    sheet = folder / ("sheet.png" if form == "shards" else "sheet.pdf")
+    sheet.write_bytes(b"a preview")
+    (folder / ("shard-000001.tar" if form == "shards" else "000001.jpg")).unlink()
+    materialise(recipe, assets, folder, 3, form=form, shard_size=2)
+    assert digest() == before
+    materialise(recipe, assets, folder, 2, form=form, shard_size=2, overwrite=True)
+    assert digest() != before
+
+
+def test_a_picture_that_a_composed_data_set_does_not_count_is_another_sample(
+    recipe, assets, tmp_path
+):
+    folder = tmp_path / "a"
+    materialise(recipe, assets, folder, 2, form="files")
+    config = TrainingConfig(data_share=1)
+    before = gather(config, None, [open_data(str(folder))]).digests
+    cv2.imwrite(str(folder / "sheet.png"), np.zeros((40, 50, 3), np.uint8))
+    assert gather(config, None, [open_data(str(folder))]).digests != before
+
+
+def test_a_cut_shard_is_found_when_the_data_set_is_opened(recipe, assets, tmp_path):
+    folder = tmp_path / "a"
+    materialise(recipe, assets, folder, 3, shard_size=1)
+    path = folder / "shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+    for argument in (str(folder), f"{folder}:2"):
+        with pytest.raises(InputError, match=r"shard-000001\.tar must be a whole shard"):
+            open_data(argument)
 
 
 @pytest.mark.parametrize(

@@ -227,8 +227,10 @@ def test_pictures_that_cannot_be_used_are_left_out_and_named(dmx, assets, flawed
         "3x.png",
     ]
     assert "but 3 are not and were left out (5x.png, 6x.png, 3x.png)" in err
-    assert "6x.png is empty" in err
-    assert "3x.png must be a whole image" in err
+    named = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert len(named) == 3
+    assert "6x.png is empty" in named[1]
+    assert "3x.png must be a whole image" in named[2]
     assert dmx(*compose(assets, tmp_path / "clean", *options))[0] == 0
     assert content(tmp_path / "data") == content(tmp_path / "clean")
 
@@ -238,6 +240,16 @@ def test_strict_stops_at_the_first_picture_that_cannot_be_used(dmx, flawed, tmp_
     assert code == 3
     assert "5x.png" in err
     assert not (tmp_path / "data").exists()
+
+
+def test_preview_names_the_pictures_that_were_left_out(dmx, flawed, tmp_path):
+    (tmp_path / "r.json").write_text('{"split": "all", "canvas_px": 48}')
+    sheet = tmp_path / "sheet.png"
+    options = ("--recipe", tmp_path / "r.json", "--assets", flawed, "--out", sheet)
+    code, text, err = dmx("data", "preview", *options)
+    assert (code, text) == (0, f"{sheet}\n")
+    assert [line.startswith("left out: ") for line in err.splitlines()] == [True] * 3
+    assert "5x.png" in err
 
 
 def test_compose_refuses_another_recipe(dmx, assets, tmp_path):

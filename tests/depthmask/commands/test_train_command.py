@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,15 +223,38 @@ def test_missing_assets_name_the_command_that_fetches_them(dmx, tmp_path, monkey
     assert "dmx data fetch --out assets" in err
 
 
-def test_pictures_that_cannot_be_used_are_named(dmx, assets, tmp_path):
-    broken = tmp_path / "assets"
-    for role in ("foregrounds", "backgrounds"):
-        (broken / role).mkdir(parents=True)
-        for path in (assets / role).iterdir():
-            (broken / role / path.name).write_bytes(path.read_bytes())
-    (broken / "backgrounds" / "a-broken.png").write_bytes(b"no picture")
-    config = write_config(tmp_path, 1, recipe={"kind": "stage", "canvas_px": 32, "split": "all"})
+@pytest.fixture
+def broken(assets, tmp_path):
+    """The material, with a background that is no picture."""
+    folder = tmp_path / "assets"
+    shutil.copytree(assets, folder)
+    (folder / "backgrounds" / "broken-6.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.mark.parametrize("fields", [{}, {"validation_share": 0.1, "validation_limit": 2}])
+def test_pictures_that_cannot_be_used_are_named(dmx, broken, tmp_path, fields):
+    split = "train" if fields else "all"  # the picture is of the held-out part
+    recipe = {"kind": "stage", "canvas_px": 32, "split": split}
+    config = write_config(tmp_path, 1, recipe=recipe, **fields)
     code, _, err = dmx(*arguments(config, tmp_path / "run", "--assets", broken))
     assert code == 0, err
-    assert "left out 1" in err
-    assert "a-broken.png" in err
+    (named,) = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert "broken-6.png" in named
+    assert "SkippedAsset" not in err
+
+
+def test_only_the_first_process_names_them(dmx, broken, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    config = write_config(tmp_path, 1, recipe={"kind": "stage", "canvas_px": 32, "split": "all"})
+    code, _, err = dmx(*arguments(config, tmp_path / "run", "--assets", broken))
+    assert (code, err) == (0, "")
+
+
+def test_strict_stops_at_the_first_picture_that_cannot_be_used(dmx, broken, tmp_path):
+    config = write_config(tmp_path, 1, recipe={"kind": "stage", "canvas_px": 32, "split": "all"})
+    code, _, err = dmx(*arguments(config, tmp_path / "run", "--assets", broken, "--strict"))
+    assert code == 3
+    assert err.startswith("error: ")
+    assert "broken-6.png" in err
+    assert not (tmp_path / "run").exists()
