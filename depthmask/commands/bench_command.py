@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands import compare_options, options
+from depthmask.commands import compare_options, options, sweep_options
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     "--against", type=options.PathType(), help="Compare with this result, as `dmx compare` does."
 )
 @compare_options.fail_if_option
+@sweep_options.sweep_options
 @options.overwrite_option
 @options.json_option
 def command(
@@ -112,6 +113,12 @@ def command(
     report: Path | None,
     against: Path | None,
     fail_if: tuple[tuple[Limit, float], ...],
+    sweep: bool,
+    target_ms: float | None,
+    percentile: float,
+    preset: str | None,
+    checkpoint: Path | None,
+    export: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -128,8 +135,30 @@ def command(
           --data DATA --out bench.json --report bench.html
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
       dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
+      dmx bench --sweep --target-ms 16 --data DATA --export fastest/
     """
     import msgspec
+
+    if sweep:
+        _sweep(
+            bundles,
+            target_ms,
+            export,
+            preset=preset,
+            checkpoint=checkpoint,
+            data=data,
+            resolutions=resolutions,
+            precisions=precisions,
+            runtimes=runtimes,
+            device=device,
+            threads=threads,
+            share=percentile / 100,
+            limit=limit,
+            seed=seed,
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
 
     from depthmask.bench import compare_table
     from depthmask.bench.compare import check_limits, compare
@@ -204,6 +233,50 @@ def command(
         shown_on = options.messages if as_json else options.console
         shown_on.print(compare_table.rich_table(comparison))
         check_limits(comparison, dict(fail_if))
+
+
+def _sweep(
+    bundles: tuple[Path, ...],
+    target_ms: float | None,
+    out: Path | None,
+    *,
+    preset: str | None,
+    checkpoint: Path | None,
+    data: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **settings: Any,  # noqa: ANN401  (those of `sweep_chain`)
+) -> None:
+    import msgspec
+
+    from depthmask.atomic import check_target
+    from depthmask.bench.sweep_chain import sweep_chain
+    from depthmask.errors import UsageError
+    from depthmask.export.source import open_chain
+    from depthmask.samples import open_samples
+
+    if bundles or target_ms is None or out is None:
+        raise UsageError(
+            "--sweep must have --target-ms and --export, and a --preset or --checkpoint instead of a"
+            " BUNDLE, whose candidates it exports itself"
+        )
+    check_target(out, overwrite=overwrite)
+    chain, weights = open_chain(preset, checkpoint=checkpoint)
+    with options.messages.status("starting") as status:
+        result, bundle = sweep_chain(
+            chain,
+            weights,
+            open_samples(data),
+            target_ms,
+            out,
+            overwrite=overwrite,
+            tell=status.update,
+            **settings,
+        )
+    if as_json:
+        options.print_json(msgspec.to_builtins(result))
+    else:
+        sweep_options.print_sweep(result, bundle)
 
 
 def _report(result: BenchResult, bundles: list[Bundle], samples: Samples) -> str:

@@ -76,6 +76,24 @@ def test_bench_compares_with_an_earlier_result_and_reports(dmx, quick_bench, tmp
     assert "The ten slowest nodes" in page
 
 
+def test_a_sweep_exports_what_it_chose(dmx, samples, tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "chosen"
+    arguments = ["--sweep", "--export", out, "--data", samples.folder, "--threads", 1]
+    arguments += ["--resolutions", "32,48", "--runtimes", "onnxruntime", "--percentile", 50]
+    code, printed, _ = dmx("bench", *arguments, "--target-ms", 10_000, "--json")
+    assert code == 0
+    found = json.loads(printed)
+    (chosen,) = (one for one in found["candidates"] if one["outcome"] == "chosen")
+    manifest = open_bundle(out).manifest
+    assert manifest.verified
+    assert [str(size) for size in manifest.resolutions] == [str(chosen["cell"]["height_px"])]
+    code, _, errors = dmx("bench", *arguments, "--overwrite", "--target-ms", 0.01)
+    assert code == 1
+    assert "p50 must be within 0.01 ms" in errors
+    assert open_bundle(out).manifest == manifest
+
+
 def test_bench_prints_a_table(dmx, quick_bench):
     code, printed, _ = dmx("bench", *quick_bench)
     assert code == 0
@@ -95,6 +113,8 @@ def test_bench_prints_a_table(dmx, quick_bench):
         (["--data", "{folder}/absent"], 3, "there is none"),
         (["--frame-size", "64,128"], 2, "must be one size"),
         (["--fail-if", "slower=3%"], 2, "must come with --against"),
+        (["--sweep", "--target-ms", "5"], 2, "--sweep must have --target-ms and --export"),
+        (["--sweep", "--target-ms", "5", "--export", "{folder}"], 2, "must not exist yet"),
         (["--against", "{old}"], 3, "must be a result of `dmx bench --out`"),
         (["--precision", "fp16"], 2, "in fp16 must be given"),
         (["--threads", "0"], 2, "must be numbers from 1 up"),
