@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from depthmask.bench import grid, read_result
+from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
 from depthmask.cli import main
+from depthmask.commands.sweep_options import print_sweep
 
 pytest.importorskip("onnxruntime")
 
@@ -76,22 +79,27 @@ def test_bench_compares_with_an_earlier_result_and_reports(dmx, quick_bench, tmp
     assert "The ten slowest nodes" in page
 
 
-def test_a_sweep_exports_what_it_chose(dmx, samples, tmp_path):
-    pytest.importorskip("torch")
+def test_a_sweep_exports_what_it_chose(dmx, samples, tmp_path, tiny_chain, monkeypatch, capsys):
+    from depthmask.export import source
+
+    monkeypatch.setattr(source, "open_chain", lambda *_, **__: (tiny_chain, {}))
     out = tmp_path / "chosen"
     arguments = ["--sweep", "--export", out, "--data", samples.folder, "--threads", 1]
-    arguments += ["--resolutions", "32,48", "--runtimes", "onnxruntime", "--percentile", 50]
+    arguments += ["--resolutions", "32", "--runtimes", "onnxruntime", "--percentile", 50]
     code, printed, _ = dmx("bench", *arguments, "--target-ms", 10_000, "--json")
     assert code == 0
-    found = json.loads(printed)
-    (chosen,) = (one for one in found["candidates"] if one["outcome"] == "chosen")
-    manifest = open_bundle(out).manifest
-    assert manifest.verified
-    assert [str(size) for size in manifest.resolutions] == [str(chosen["cell"]["height_px"])]
+    found = msgspec.json.decode(printed, type=SweepResult)
+    bundle = open_bundle(out)
+    assert bundle.manifest.verified
+    assert bundle.manifest.resolutions == (found.chosen.cell.resolution,)
+    print_sweep(found, bundle)
+    table = " ".join(capsys.readouterr().out.split())
+    for words in ("p50 ms", "chosen", "Next: dmx bench"):
+        assert words in table
     code, _, errors = dmx("bench", *arguments, "--overwrite", "--target-ms", 0.01)
     assert code == 1
     assert "p50 must be within 0.01 ms" in errors
-    assert open_bundle(out).manifest == manifest
+    assert open_bundle(out).manifest == bundle.manifest
 
 
 def test_bench_prints_a_table(dmx, quick_bench):
