@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from depthmask.train.augment import cast_shadow, degrade, relight, rotate
+from depthmask.train.crop import ASPECTS, crop_of_aspect
 from depthmask.train.material import Assets, Sample, UInt8Array, blend, resize
 from depthmask.train.recipe import StageRecipe
 from depthmask.train.stage import FloatArray, Stage, relief_HW
@@ -16,8 +17,7 @@ def composite(recipe: StageRecipe, assets: Assets, index: int) -> Sample:
     rng = np.random.default_rng([recipe.seed, index])
     size = recipe.canvas_px
     stage = Stage.sample(rng)
-    # A frame of this aspect (width / height) is stretched to the square canvas, as at inference.
-    aspect = float(rng.choice([3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9]))
+    aspect = float(rng.choice(ASPECTS))
     image_HW3 = _background(assets, size, aspect, rng)
     mask_HW = np.zeros((size, size), np.uint8)
     depth_m_HW = stage.depth_m_HW(size, size)
@@ -44,15 +44,9 @@ def _nearest_depth_m(stage: Stage) -> float:
 
 
 def _background(assets: Assets, size: int, aspect: float, rng: np.random.Generator) -> UInt8Array:
-    """A random crop of the given aspect (width / height), stretched to the canvas."""
+    """A random crop of the given aspect, stretched to the canvas, perhaps mirrored."""
     source_HW3 = assets.backgrounds[rng.integers(len(assets.backgrounds))]
-    height, width = source_HW3.shape[:2]
-    crop_height = min(height, width / aspect) * rng.uniform(0.45, 1.0)
-    crop_width = crop_height * aspect
-    top = int(rng.uniform(0, height - crop_height + 1e-6))
-    left = int(rng.uniform(0, width - crop_width + 1e-6))
-    crop_HW3 = source_HW3[top : top + round(crop_height), left : left + round(crop_width)]
-    canvas_HW3 = resize(crop_HW3, size, size)
+    canvas_HW3 = resize(crop_of_aspect(source_HW3, aspect, 0.45, rng), size, size)
     if rng.random() < 0.5:
         canvas_HW3 = np.asarray(cv2.flip(canvas_HW3, 1), np.uint8)
     return canvas_HW3
@@ -85,6 +79,8 @@ def _place(
     height_m = cutout.shape[0] / longest * float(longest_m)
     height = max(8, round(height_m * share_per_m * size))
     width = max(8, round(height * cutout.shape[1] / cutout.shape[0] / aspect))
+    # A strip that is drawn thicker than it is gets no wider than what `left` below has a range for.
+    width = min(width, int(size / 0.6))
     patch_HW4 = resize(cutout, height, width)
     if recipe.augment:
         patch_HW4 = relight(patch_HW4, image_HW3, rng)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import types
 from collections import Counter, defaultdict
@@ -218,7 +219,8 @@ def _struct_errors(content: dict[Any, Any], structs: list[Any], where: str) -> l
     tag_field = chosen.__struct_config__.tag_field
     if len(structs) > 1:
         tags = {struct.__struct_config__.tag: struct for struct in structs}
-        chosen = tags.get(content.get(tag_field))
+        tag = content.get(tag_field)
+        chosen = tags.get(tag) if isinstance(tag, str) else None
         if chosen is None:
             found = f"got {content[tag_field]!r}" if tag_field in content else "is missing"
             return [f"{_place(where, tag_field)} must be one of {', '.join(tags)}, but {found}"]
@@ -248,15 +250,26 @@ def _leaf_errors(value: object, wanted: Any, where: str) -> list[str]:  # noqa: 
     try:
         msgspec.convert(value, wanted, from_attributes=False)
     except (msgspec.ValidationError, DepthmaskError) as error:
-        message = str(error).replace("Expected", "must be", 1).replace("`", "")
+        message = re.sub(r", got (`.*?`|\w+)(?= - at|$)", "", str(error))
+        message = message.replace("Expected", "must be", 1).replace("`", "")
+        for name, plain in (("array", "a list"), ("object", "a mapping")):
+            message = message.replace(f"must be {name}", f"must be {plain}")
         if get_origin(wanted) is Literal:
             message = f"must be one of {', '.join(map(str, get_args(wanted)))}"
-        message = re.sub(r", got \w+(?= - at|$)", "", message.replace("object", "a mapping"))
         hint = ""
         if isinstance(value, str) and _is_number(value):
             hint = " (a number in YAML needs a point before its exponent: 1.0e-3)"
         return [f"{where or 'it'} {message}, but got {value!r}{hint}"]
+    if not _is_finite(value):
+        return [f"{where or 'it'} must be finite, but got {value!r}"]
     return []
+
+
+def _is_finite(value: object) -> bool:
+    """Of a number, or of all in a list: JSON, in which configurations are recorded, has no others."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _options(wanted: Any) -> tuple[Any, ...]:  # noqa: ANN401

@@ -15,6 +15,8 @@ from depthmask.train.recipe import GridRecipe, Recipe
 JPEG_QUALITY = 92
 DEPTH_SCALE_M = 0.001
 _LARGEST = 65535
+_RANGE = 1000
+"""Of relative depths in one image: the farthest is at most so many times the nearest."""
 
 
 def depth_unit(recipe: Recipe) -> DepthUnit:
@@ -23,15 +25,16 @@ def depth_unit(recipe: Recipe) -> DepthUnit:
 
 
 def depth_scale(unit: DepthUnit) -> float:
-    """What a step of 1 is: a millimetre, or a share of the image's largest relative depth."""
+    """What a step of 1 is: a millimetre, or a share of the image's largest relative depth (clipped)."""
     return DEPTH_SCALE_M if unit == "m" else 1 / _LARGEST
 
 
 def encode_sample(sample: Sample, unit: DepthUnit) -> dict[str, bytes]:
     """Files by suffix, the image last: .mask.png and .depth.png (those that there are), .jpg.
 
-    Depths are 16 bit, 0 = missing. Metres are millimetres from 1 to 65535; a relative depth is
-    scaled so that the image's largest is 65535, which takes nothing from it.
+    Depths are 16 bit, 0 = missing. Metres are millimetres from 1 to 65535. A relative depth is scaled
+    so that the image's largest is 65535, in equal steps: what is nearest has the fewest of them, so
+    depths are clipped to 1,000 times the nearest first.
     """
     files = {}
     if sample.mask_HW is not None:
@@ -61,9 +64,16 @@ def _depth_values(depth_HW: FloatArray, unit: DepthUnit) -> npt.NDArray[np.uint1
     known_HW = np.isfinite(depth_HW)
     step = DEPTH_SCALE_M
     if unit == "relative":
-        step = float(depth_HW[known_HW].max()) / _LARGEST if known_HW.any() else 1.0
+        step = _relative_step(depth_HW[known_HW & (depth_HW > 0)])
     values_HW = np.clip(np.rint(np.where(known_HW, depth_HW, 1) / step), 1, _LARGEST)
     return np.where(known_HW, values_HW, 0).astype(np.uint16)
+
+
+def _relative_step(depths_N: FloatArray) -> float:
+    """One far pixel, such as an inverse depth of almost 0, must not take the steps of all others."""
+    if not depths_N.size:
+        return 1.0
+    return min(float(depths_N.max()), _RANGE * float(depths_N.min())) / _LARGEST
 
 
 def _encode(

@@ -6,20 +6,21 @@ folder of them. Shapes: H, W height and width in pixels; 3 is RGB, 4 RGB and alp
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 from zlib import crc32
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import InputError
-from depthmask.frames import IMAGE_SUFFIXES, read_image, read_rgba
+from depthmask.frames import IMAGE_SUFFIXES, read_bytes, read_image, read_rgba
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, Recipe, Split
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -36,6 +37,17 @@ class Cutout:
 
     name: str
     premultiplied_HW4: UInt8Array
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """What is needed of an entry of assets.json."""
+
+    file: str
+    group: str
+    sha256: str | None = None
+
+
+_Index = Mapping[str, _Listed]
 
 
 @dataclass(frozen=True)
@@ -151,8 +163,9 @@ def load_assets(
     """Decode the pictures of `folder` that belong to `split`, sorted by name.
 
     With an `assets.json` (made by `dmx data fetch`) the split goes by its groups, so that two views
-    of one object never fall on both sides; without one, by file name. Photos may be missing. What
-    cannot be used is left out and stands in `Assets.skipped`.
+    of one object never fall on both sides; without one, by file name. Backgrounds may be missing
+    where there are photos, and the other way round. What cannot be used is left out and stands in
+    `Assets.skipped`.
 
     Args:
         folder: It holds foregrounds/, backgrounds/ and perhaps photos/.
@@ -165,7 +178,7 @@ def load_assets(
         InputError: the folder lacks pictures of a role, or (`strict`) one cannot be used.
 
     """
-    groups = _groups(folder)
+    index = _index(folder)
     limits = at_most or {}
     skipped: list[SkippedAsset] = []
 
@@ -173,25 +186,28 @@ def load_assets(
         if role not in roles:
             return ()
         pictures: list[T] = []
-        for path in _files(folder, role, split, groups):
+        for path in _files(folder, role, split, index):
             if len(pictures) == limits.get(role):
                 break
             try:
+                _require_as_fetched(path, index.get(f"{role}/{path.name}"))
                 pictures.append(decode(path))
             except InputError as error:
                 if strict:
                     raise
                 skipped.append(SkippedAsset(path, str(error)))
-        if not pictures and role != "photos":
-            raise _nothing_usable(folder / role, split, skipped)
         return tuple(pictures)
 
-    return Assets(
-        read("foregrounds", _read_cutout),
-        read("backgrounds", read_image),
-        read("photos", read_image),
-        tuple(skipped),
-    )
+    def require(pictures: tuple[object, ...], *alike: Role) -> None:
+        asked = [role for role in alike if role in roles]
+        if asked and not pictures:
+            raise _nothing_usable(folder, asked, split, skipped)
+
+    foregrounds = read("foregrounds", _read_cutout)
+    require(foregrounds, "foregrounds")
+    backgrounds, photos = read("backgrounds", read_image), read("photos", read_image)
+    require((*backgrounds, *photos), "backgrounds", "photos")
+    return Assets(foregrounds, backgrounds, photos, tuple(skipped))
 
 
 def split_of(group: str) -> Literal["train", "test"]:
@@ -214,38 +230,63 @@ def blend(patch_HW4: UInt8Array, under_HW3: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.add(cv2.cvtColor(patch_HW4, cv2.COLOR_RGBA2RGB), shown_HW3), np.uint8)
 
 
-def _files(folder: Path, role: Role, split: Split, groups: dict[str, str]) -> list[Path]:
+def _files(folder: Path, role: Role, split: Split, index: _Index) -> list[Path]:
     found = sorted(
         path for path in (folder / role).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES
     )
+    listed = {path: index.get(f"{role}/{path.name}") for path in found}
     return [
         path
-        for path in found
-        if split in ("all", split_of(groups.get(f"{role}/{path.name}", path.name)))
+        for path, entry in listed.items()
+        if split in ("all", split_of(entry.group if entry else path.name))
     ]
 
 
-def _nothing_usable(folder: Path, split: Split, skipped: list[SkippedAsset]) -> InputError:
-    reasons = [one.reason for one in skipped if one.file.parent == folder]
-    found = f"got {len(reasons)} that cannot be used ({reasons[0]})" if reasons else "got none"
-    return InputError(
-        f"{folder} must hold images of the split {split!r}, but {found}. Try"
-        f" `dmx data fetch --out {folder.parent}`"
-    )
+def _nothing_usable(
+    folder: Path, roles: Sequence[Role], split: Split, skipped: Sequence[SkippedAsset]
+) -> InputError:
+    places = " or ".join(str(folder / role) for role in roles)
+    reasons = [one.reason for one in skipped if one.file.parent.name in roles]
+    there = sum(len(_files(folder, role, "all", {})) for role in roles)
+    if reasons:
+        return InputError(
+            f"{places} must hold images that can be used, but got {len(reasons)} that cannot:"
+            f" {reasons[0]}"
+        )
+    if there:
+        return InputError(
+            f"{places} must hold images of the split {split}, but its {there} are not. Try"
+            " `split: all` in the recipe (for `dmx data compose` also --split all)"
+        )
+    way_out = f"`dmx data fetch --out {folder}`"
+    if folder.exists():
+        way_out = "to put some there, or `dmx data fetch` into another folder"
+    return InputError(f"{places} must hold images, but got none. Try {way_out}")
 
 
-def _groups(folder: Path) -> dict[str, str]:
-    index = folder / "assets.json"
-    if not index.is_file():
+def _index(folder: Path) -> _Index:
+    """By file, relative to the folder; empty of material that `dmx data fetch` did not make."""
+    path = folder / "assets.json"
+    if not path.is_file():
         return {}
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))
-        return {entry["file"]: entry["group"] for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[_Listed])
+        return {entry.file: entry for entry in entries}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"{index} must be a list of assets with a file and a group, but it is not ({error})."
+            f"{path} must be a list of assets with a file and a group, but it is not ({error})."
             " Try `dmx data fetch --overwrite`"
         ) from error
+
+
+def _require_as_fetched(path: Path, entry: _Listed | None) -> None:
+    if entry is None or entry.sha256 is None:
+        return
+    if hashlib.sha256(read_bytes(path)).hexdigest() != entry.sha256:
+        raise InputError(
+            f"{path} must have the sha256 that assets.json records, but it has not: it is damaged or"
+            " was replaced since `dmx data fetch`"
+        )
 
 
 def _read_cutout(path: Path) -> Cutout:

@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 from depthmask.errors import InputError
 from depthmask.train.compose import check_labels
+from depthmask.train.crop import ASPECTS, crop_of_aspect
 from depthmask.train.material import Assets, Sample
 from depthmask.train.recipe import PhotoRecipe
 from depthmask.train.teacher import Teachers
 
 UInt8Array = npt.NDArray[np.uint8]
-
-_ASPECTS = (3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
-"""Width / height; a frame of each is stretched to the square canvas, as at inference."""
 
 
 def photo(
@@ -47,21 +45,14 @@ def photo(
 
 
 def _crop(assets: Assets, smallest: float, rng: np.random.Generator) -> UInt8Array:
-    """A part of one photograph, perhaps flipped: `smallest` to 1 of the largest that fits."""
+    """A part of one photograph, perhaps flipped."""
     sources = (*assets.backgrounds, *assets.photos)
     if not sources:
         raise InputError(
             "there must be photographs for a recipe of photos, but got none. Try `dmx data fetch`"
         )
     source_HW3 = sources[rng.integers(len(sources))]
-    aspect = float(rng.choice(_ASPECTS))
-    height, width = source_HW3.shape[:2]
-    crop_height = min(height, width / aspect) * rng.uniform(smallest, 1.0)
-    crop_width = crop_height * aspect
-    top = int(rng.uniform(0, height - crop_height + 1e-6))
-    left = int(rng.uniform(0, width - crop_width + 1e-6))
-    rows = slice(top, top + max(1, round(crop_height)))
-    crop_HW3 = source_HW3[rows, left : left + max(1, round(crop_width))]
+    crop_HW3 = crop_of_aspect(source_HW3, float(rng.choice(ASPECTS)), smallest, rng)
     if rng.random() < 0.5:
         crop_HW3 = crop_HW3[:, ::-1]
     return np.ascontiguousarray(crop_HW3)

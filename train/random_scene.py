@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from depthmask.train.crop import ASPECTS
 from depthmask.train.furnishing import furnish
 from depthmask.train.material import Assets
 from depthmask.train.recipe import RenderRecipe
@@ -13,12 +14,11 @@ from depthmask.train.textures import Atlas
 
 _EMPTY_SHARE = 0.06
 _OUTDOOR_SHARE = 0.25
-_ASPECTS = (3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)
 
 
 def random_scene(recipe: RenderRecipe, assets: Assets, rng: np.random.Generator) -> Scene:
     """A scene; the camera is 0.8 to 2.2 m above the floor and looks 25° down to 15° up."""
-    aspect = float(rng.choice(_ASPECTS))
+    aspect = float(rng.choice(ASPECTS))
     height_m = rng.uniform(0.8, 2.2)
     yaw = rng.uniform(-0.7, 0.7)
     # Who stands high looks down: not a floor that is out of sight.

@@ -73,7 +73,7 @@ def parse_teacher(text: str) -> tuple[Path, TeacherOptions]:
 
     """
     path, *parts = text.removeprefix("teacher=").split(",")
-    if not path or "=" in path:
+    if not path or ("=" in path and path.partition("=")[0] in _KEYS):
         raise UsageError(
             f"a teacher must be teacher=MODEL.onnx[,KEY=VALUE...], but got {text!r}. The keys are"
             f" {', '.join(_KEYS)}"

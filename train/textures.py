@@ -98,8 +98,7 @@ def random_crop(
     """A random part of a random photograph, resized; `lower` reaches down to its lower border."""
     photo_HW3 = photos[int(rng.integers(len(photos)))]
     share = rng.uniform(0.2, 0.4) if lower else rng.uniform(0.35, 1.0)
-    rows = max(2, int(photo_HW3.shape[0] * share))
-    columns = max(2, int(photo_HW3.shape[1] * share))
+    rows, columns = (min(side, max(2, int(side * share))) for side in photo_HW3.shape[:2])
     lowest = photo_HW3.shape[0] - rows
     top = lowest if lower else int(rng.integers(lowest + 1))
     left = int(rng.integers(photo_HW3.shape[1] - columns + 1))

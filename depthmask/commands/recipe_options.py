@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from depthmask.commands.options import Command, PathType, messages
-from depthmask.errors import InputError, UsageError
+from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
     from depthmask.train.material import Assets, SkippedAsset
@@ -74,7 +74,6 @@ def open_recipe(
 
     recipe = chosen_recipe(document, depth, **replaced)
     teachers = _open_teachers(recipe, depth, mask_teacher)
-    check_assets(assets)
     return recipe, load_material(recipe, assets, strict=strict), teachers
 
 
@@ -82,21 +81,6 @@ def report_skipped(skipped: Iterable[SkippedAsset]) -> None:
     """Name the pictures of the material that were left out, a line each."""
     for one in skipped:
         messages.print(f"left out: {one.reason}", soft_wrap=True, markup=False)
-
-
-def check_assets(folder: Path) -> None:
-    """Say how to get the material where it is missing.
-
-    Raises:
-        InputError: `folder` does not hold foregrounds/ and backgrounds/.
-
-    """
-    for part in ("foregrounds", "backgrounds"):
-        if not (folder / part).is_dir():
-            raise InputError(
-                f"{folder} must be a folder with foregrounds and backgrounds, but {folder / part}"
-                f" is missing. Try `dmx data fetch --out {folder}`"
-            )
 
 
 def chosen_recipe(document: Path | None, depth: str | None = None, **replaced: object) -> Recipe:

@@ -17,12 +17,7 @@ from depthmask.commands.options import (
     out_option,
     print_json,
 )
-from depthmask.commands.recipe_options import (
-    DEFAULT_ASSETS,
-    check_assets,
-    report_skipped,
-    strict_option,
-)
+from depthmask.commands.recipe_options import DEFAULT_ASSETS, report_skipped, strict_option
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
@@ -203,7 +198,6 @@ def _assets(
     if has_data and config.data_share == 1:
         return None, None
     folder = folder or DEFAULT_ASSETS
-    check_assets(folder)
     assets = load_material(config.recipe, folder, strict=strict)
     measured = config.validation_share > 0 and count_of(config.recipe) is None
     if not measured or config.recipe.split == "all":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 
 from depthmask.errors import InputError, UsageError
-from depthmask.train.compose import compose, load_assets, load_material, split_of
-from depthmask.train.material import PictureCache
+from depthmask.train.compose import compose
+from depthmask.train.material import (
+    Assets,
+    Cutout,
+    PictureCache,
+    load_assets,
+    load_material,
+    split_of,
+)
 from depthmask.train.materialise import assets_digest
-from depthmask.train.recipe import PhotoRecipe, StageRecipe
+from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
 from depthmask.train.stage import Stage
 
 
@@ -100,6 +108,35 @@ def test_without_augmentation_an_image_is_the_background_outside_the_mask(recipe
         )
 
 
+def cutout(height, width):
+    return Cutout("thin", np.full((height, width, 4), 255, np.uint8))
+
+
+@pytest.mark.parametrize("size", [(120, 1), (1, 120), (1, 1), (3, 2000), (2000, 3)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        StageRecipe(canvas_px=64, empty_share=0.0),
+        StageRecipe(canvas_px=32, augment=False, empty_share=0.0),
+        PhotoRecipe(canvas_px=32, mask="none", depth="none"),
+        GridRecipe(
+            canvas_px=64, backgrounds=1, foregrounds=1, foreground_px=(20, 40), offset_px=(0, 24)
+        ),
+    ],
+    ids=lambda recipe: f"{type(recipe).__name__}-{recipe.canvas_px}",
+)
+def test_pictures_of_any_shape_make_samples(recipe, size):
+    odd_HW3 = np.full((*size, 3), 90, np.uint8)
+    for assets in (
+        Assets((cutout(*size),), (odd_HW3,)),
+        Assets((cutout(30, 40),), (odd_HW3,)),
+        Assets((cutout(*size),), (np.full((90, 120, 3), 90, np.uint8),)),
+    ):
+        for index in range(30):
+            sample = compose(recipe, assets, index)
+            assert sample.image_HW3.shape == (recipe.canvas_px, recipe.canvas_px, 3)
+
+
 def test_splits_share_no_group(assets_folder):
     def groups(split):
         return {
@@ -124,8 +161,52 @@ def test_a_material_without_index_is_split_by_file_name(assets_folder, tmp_path)
 
 
 def test_missing_material_names_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(InputError, match="dmx data fetch"):
+    with pytest.raises(InputError, match=r"but got none\. Try `dmx data fetch --out .*nothing`"):
         load_assets(tmp_path / "nothing")
+
+
+def write_own(folder, *files):
+    """Pictures of one's own, without an index."""
+    for file in files:
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        channels = 4 if path.parent.name == "foregrounds" else 3
+        image = np.full((40, 50, channels), 200, np.uint8)
+        image[:5, :, channels - 1] = 0
+        cv2.imwrite(str(path), image)
+    return folder
+
+
+def test_ones_own_pictures_of_the_other_split_are_named_with_the_way_out(tmp_path):
+    of_train = [f"{n}.png" for n in range(30) if split_of(f"{n}.png") == "train"][:2]
+    files = [f"{role}/{name}" for role in ("foregrounds", "backgrounds") for name in of_train]
+    folder = write_own(tmp_path / "own", *files)
+    wanted = r"own/foregrounds must hold .* split test, but its 2 are not\. Try `split: all` .*--split all"
+    with pytest.raises(InputError, match=wanted) as caught:
+        load_assets(folder, "test")
+    assert "fetch" not in str(caught.value)
+    assert len(load_assets(folder, "all").foregrounds) == 2
+
+
+def test_nothing_is_fetched_into_a_folder_of_ones_own(tmp_path):
+    folder = write_own(tmp_path / "own", "foregrounds/a.png")
+    with pytest.raises(
+        InputError, match=r"own/backgrounds must hold images, but got none"
+    ) as caught:
+        load_assets(folder)
+    assert f"--out {folder}`" not in str(caught.value)
+    assert "into another folder" in str(caught.value)
+
+
+def test_photographs_of_objects_are_enough_for_photos(tmp_path):
+    folder = write_own(tmp_path / "own", "photos/a.png")
+    recipe = PhotoRecipe(split="all", mask="none", depth="none", canvas_px=32)
+    assets = load_material(recipe, folder)
+    assert (len(assets.backgrounds), len(assets.photos)) == (0, 1)
+    assert compose(recipe, assets, 0).image_HW3.shape == (32, 32, 3)
+    (folder / "photos" / "a.png").unlink()
+    with pytest.raises(InputError, match=r"own/backgrounds or .*own/photos must hold images"):
+        load_material(recipe, folder)
 
 
 def test_a_foreground_must_have_alpha(tmp_path):
@@ -150,6 +231,24 @@ def test_pictures_that_cannot_be_used_are_left_out_and_reported(assets_folder, t
     with pytest.raises(InputError, match=r"a\.png"):
         load_assets(folder, strict=True)
     assert "zz.png" not in str(load_assets(folder, at_most={"foregrounds": 2}).skipped)
+
+
+def test_a_fetched_picture_that_is_not_what_was_fetched_is_left_out(assets_folder, tmp_path):
+    folder = tmp_path / "assets"
+    shutil.copytree(assets_folder, folder)
+    entries = json.loads((folder / "assets.json").read_text())
+    for entry in entries:
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    (folder / "assets.json").write_text(json.dumps(entries))
+    assert load_assets(folder).skipped == ()
+    damaged = folder / entries[0]["file"]
+    shutil.copy(folder / entries[1]["file"], damaged)
+    shutil.copy(damaged, damaged.with_name("zz-own.png"))  # not listed, so not compared
+    (skipped,) = load_assets(folder).skipped
+    assert skipped.file == damaged
+    assert "must have the sha256 that assets.json records" in skipped.reason
+    with pytest.raises(InputError, match="sha256"):
+        load_assets(folder, strict=True)
 
 
 def test_a_recipe_gets_only_what_it_needs(assets_folder, tmp_path):

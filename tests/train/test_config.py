@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -85,6 +87,15 @@ def test_values_made_in_python_are_held_to_the_same_ranges():
         TrainingConfig(learning_rate=-1.0)
     with pytest.raises(UsageError, match="either steps or epochs"):
         Phase(32, 2)
+
+
+@pytest.mark.parametrize("name", ["hours", "learning_rate", "clip_norm", "encoder_rate"])
+def test_a_number_that_is_not_finite_is_refused(name):
+    """config.json could not hold it."""
+    with pytest.raises(UsageError, match=f"{name} must be finite, but got inf"):
+        TrainingConfig(**{name: math.inf})
+    with pytest.raises(UsageError, match=f"{name} must be finite"):
+        msgspec.structs.replace(TrainingConfig(), **{name: math.inf})
 
 
 def test_a_configuration_survives_its_own_document():

@@ -145,6 +145,9 @@ def test_a_merged_key_may_be_given_again_and_an_alias_is_no_duplicate(tmp_path):
         ("", "it must be a mapping"),
         ("[1, 2]", "it must be a mapping"),
         ("kind: nope", "kind must be one of stage, grid, render, photos, but got 'nope'"),
+        ("kind: [1]", r"kind must be one of stage, grid, render, photos, but got \[1\]"),
+        ("kind: {a: 1}", "kind must be one of stage, grid, render, photos, but got {'a': 1}"),
+        ("recipe: {kind: [grid]}", r"recipe\.kind must be one of .*, but got \['grid'\]"),
         ("recipe: {}", "recipe.kind must be one of .* but is missing"),
         ("kind: grid\ncanvas_px: 100", "every foreground is whole, but got 224 and 100"),
         ("kind: grid\noffset_px: [9, 3]", "must be .smallest, largest., but got 9, 3"),
@@ -154,6 +157,38 @@ def test_a_merged_key_may_be_given_again_and_an_alias_is_no_duplicate(tmp_path):
 def test_a_bad_recipe_is_an_input_error(tmp_path, text, match):
     with pytest.raises(InputError, match=match):
         read_recipe(write(tmp_path / "r.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("w.yaml", "size: .inf\nrates: [1.0, .nan]"),
+        ("w.json", '{"size": Infinity, "rates": [1, NaN]}'),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(tmp_path, name, text):
+    class Document(msgspec.Struct):
+        size: float
+        rates: tuple[float, float]
+
+    with pytest.raises(InputError, match="size must be finite, but got inf; rates must be finite"):
+        read_document(write(tmp_path / name, text), Document)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("parts: {size: 1}", "parts must be a list, but got {'size': 1}"),
+        ("best: [1]", "best must be a mapping | null, but got [1]"),
+        ("recipe: 3", "recipe must be a mapping, but got 3"),
+        ("parts: [[1]]", "parts[0] must be a mapping, but got [1]"),
+    ],
+)
+def test_a_part_of_another_kind_is_said_in_one_clause(tmp_path, text, said):
+    document = text if text.startswith("recipe") else f"recipe: {{kind: grid}}\n{text}"
+    with pytest.raises(InputError) as caught:
+        read_document(write(tmp_path / "w.yaml", document), Whole)
+    assert str(caught.value).endswith(f"this error: {said}")
 
 
 def test_missing_or_binary_files_are_input_errors(tmp_path):

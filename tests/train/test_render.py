@@ -16,7 +16,14 @@ from depthmask.train.material import Assets, Cutout
 from depthmask.train.recipe import RenderRecipe
 from depthmask.train.render import draw, render
 from depthmask.train.scene import FAR_M, Billboard, Builder, Camera, Light, Scene, camera_axes
-from depthmask.train.textures import TILE_PX, Atlas, ground_tile, plain_tile, random_tile
+from depthmask.train.textures import (
+    TILE_PX,
+    Atlas,
+    ground_tile,
+    plain_tile,
+    random_crop,
+    random_tile,
+)
 
 needs_embree = pytest.mark.skipif(
     importlib.util.find_spec("embreex") is None, reason="needs the extra `render`"
@@ -253,6 +260,17 @@ def test_textures_repeat_and_average_what_is_far():
     repeated = atlas.look_up(both + 1, texel + 3, near)
     np.testing.assert_allclose(repeated, sharp, atol=0.5)
     np.testing.assert_allclose(atlas.look_up(both + 1, texel, far), 100, atol=1)
+
+
+@pytest.mark.parametrize("size", [(1, 120), (120, 1), (1, 1)])
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_photograph_of_any_shape_gives_a_texture(size, lower):
+    photo_HW3 = np.full((*size, 3), 90, np.uint8)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        part_HW3 = random_crop([photo_HW3], rng, 16, 24, lower=lower)
+        assert part_HW3.shape == (16, 24, 3)
+        assert (part_HW3 == 90).all()
 
 
 def test_patterns_are_tiles_and_a_function_of_their_seed():

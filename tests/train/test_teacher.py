@@ -277,6 +277,9 @@ def test_the_command_lines_form():
     assert options == TeacherOptions(
         "x", "nhwc", Resolution(192, 256), (-1, 1), (0, 0.5, 1), (1, 2, 3), "y", True, True
     )
+    for name in ("run=1/n.onnx", "colour=m.onnx", "./size=3/n.onnx", "="):
+        for text in (f"{name},inverse", f"teacher={name},inverse"):
+            assert parse_teacher(text) == (teacher_options.Path(name), TeacherOptions(inverse=True))
     assert parse_teacher("m.onnx") == (teacher_options.Path("m.onnx"), TeacherOptions())
 
 
@@ -285,7 +288,8 @@ def test_the_command_lines_form():
     [
         ("", r"teacher=MODEL\.onnx.*but got ''. The keys are input, layout"),
         ("teacher=", "must be teacher=MODEL"),
-        ("colour=m.onnx", "must be teacher=MODEL"),
+        ("size=224", "must be teacher=MODEL"),
+        ("teacher=size=224,m.onnx", "must be teacher=MODEL"),
         ("m,scale=2", "one of input, layout, size, .* but got 'scale'"),
         ("m,size=32,size=32", "once, but got size twice"),
         ("m,size=big", "a resolution must be H or HxW"),

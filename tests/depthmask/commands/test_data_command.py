@@ -299,6 +299,19 @@ def test_missing_assets_name_the_command_that_fetches_them(dmx, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_photographs_alone_make_a_data_set_of_photographs(dmx, tmp_path):
+    folder = tmp_path / "own"
+    (folder / "photos").mkdir(parents=True)
+    cv2.imwrite(str(folder / "photos" / "a.png"), np.full((40, 50, 3), 90, np.uint8))
+    recipe = tmp_path / "r.json"
+    recipe.write_text('{"kind": "photos", "mask": "none", "depth": "none", "split": "all"}')
+    code, _, err = dmx(*compose(folder, tmp_path / "data", "--recipe", recipe, "--limit", "2"))
+    assert code == 0, err
+    code, _, err = dmx(*compose(folder, tmp_path / "other", "--limit", "2"))
+    assert code == 3
+    assert "foregrounds must hold images" in err
+
+
 def test_preview_writes_a_contact_sheet(dmx, assets, tmp_path):
     assert dmx(*compose(assets, tmp_path / "data", "--limit", "2"))[0] == 0
     sheet = tmp_path / "sheet.png"
