@@ -14,7 +14,6 @@ import numpy as np
 from depthmask.atomic import new_folder
 from depthmask.bench.demo_page import DemoPicture, demo_page
 from depthmask.bench.grid import run_grid
-from depthmask.bench.plot import plot_png
 from depthmask.bench.result import BenchResult, write_result
 from depthmask.bundle import Bundle, Precision, open_bundle
 from depthmask.errors import CheckFailedError
@@ -98,7 +97,6 @@ def run_demo(
             bundles,
             verified,
             bench,
-            plot_png(bench),
             {bundle.manifest.chain.preset: _pictures(bundle, threads) for bundle in bundles[::2]},
             summary,
         )

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with its pictures inside, readable offline, in light and in dark."""
+"""The demo's page: what was made and verified, photographs, and the benchmark's report."""
 
 from __future__ import annotations
 
@@ -8,25 +8,11 @@ from dataclasses import dataclass
 from html import escape
 
 from depthmask.bench.cells import DEFAULT_RUNTIMES
+from depthmask.bench.report import html_page, report_sections
 from depthmask.bench.result import BenchResult
-from depthmask.bench.table import HEADINGS, cells_of, compact, notes
 from depthmask.bundle import Bundle
 from depthmask.export.verify import VerifyReport
 from depthmask.video.runner import RunSummary
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
-.wide { overflow-x: auto; }
-img { max-width: 100%; border-radius: .3rem; } .plot { background: #fff; padding: .3rem; }
-figure { margin: 1.2rem 0; } figcaption { opacity: .8; font-size: .9rem; }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: .3rem; }
-.notes { opacity: .8; font-size: .9rem; white-space: pre-line; }
-"""
 
 
 @dataclass(frozen=True)
@@ -41,11 +27,10 @@ def demo_page(
     bundles: Sequence[Bundle],
     verified: Mapping[str, VerifyReport],
     bench: BenchResult,
-    plot_png: bytes,
     pictures: Mapping[str, Sequence[DemoPicture]],
     run: RunSummary,
 ) -> str:
-    """The whole page, with `pictures` by preset; nothing in it is fetched from elsewhere."""
+    """The whole page, with `pictures` by preset; a `report.html_page`, so nothing is fetched."""
     sections = [
         "<h1>depthmask: the whole path, on this machine</h1>",
         f"<p>{escape(bench.machine.summary)}, {escape(bench.made_at)}. The shipped <code>lite</code>"
@@ -64,20 +49,13 @@ def demo_page(
         f"<p>{escape(_bundle_line(bundles))} On a CPU, fp16 graphs are computed in float32 between"
         " values rounded to float16.</p>",
         "<h2>Latency and accuracy</h2>",
-        _benchmark(bench),
-        f'<p><img class="plot" alt="latency against accuracy" src="{_inline(plot_png, "png")}"></p>',
-        f'<p class="notes">{escape(notes(bench))}</p>',
+        _not_installed(bench),
+        *report_sections(bench, {}, ()),
         "<h2>Do it yourself</h2>",
         "<pre>dmx export --fp16\ndmx verify lite-224-fp16\n"
         "dmx bench --resolutions 64,128,224\ndmx run --source photos/ --out out/</pre>",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>depthmask demo</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
-    )
+    return html_page("depthmask demo", sections)
 
 
 def _figure(picture: DemoPicture) -> str:
@@ -103,14 +81,13 @@ def _verification(verified: Mapping[str, VerifyReport]) -> str:
     return _table(("bundle", "resolution", "", "mask error", "depth error", "allowed"), rows)
 
 
-def _benchmark(bench: BenchResult) -> str:
-    table = _table(compact(HEADINGS), [compact(cells_of(cell)) for cell in bench.cells])
+def _not_installed(bench: BenchResult) -> str:
     measured = {cell.runtime for cell in bench.cells}
     missing = " and ".join(name for name in DEFAULT_RUNTIMES if name not in measured)
     return (
-        f"{table}<p>Not installed here, so neither verified nor measured: {missing}.</p>"
+        f"<p>Not installed here, so neither verified nor measured: {missing}.</p>"
         if missing
-        else table
+        else ""
     )
 
 

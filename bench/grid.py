@@ -26,6 +26,7 @@ from depthmask.bench.cells import (
     open_pipeline,
     peak_memory_bytes,
 )
+from depthmask.bench.comparable import check_comparable
 from depthmask.bench.machine import this_machine
 from depthmask.bench.result import BenchResult
 from depthmask.bench.row import Judged, Row
@@ -185,11 +186,10 @@ def _after(begun: BenchResult, rows: Sequence[Row], rounds_done: int) -> BenchRe
 
 def _check_same(earlier: BenchResult, now: BenchResult, requests: Sequence[Request]) -> None:
     """Samples of other cells, frames or machines must not be mixed."""
+    check_comparable(earlier, now)
     expected = [Row(request).cell().identity for request in requests]
     for what, then, wanted in (
-        ("machine", earlier.machine.hardware, now.machine.hardware),
         ("data", earlier.data, now.data),
-        ("frames", earlier.frame_sizes, now.frame_sizes),
         ("rounds", earlier.rounds, now.rounds),
         ("seed", earlier.seed, now.seed),
         ("cells", [cell.identity for cell in earlier.cells], expected),

@@ -15,11 +15,10 @@ import msgspec
 import numpy as np
 
 from depthmask.bench.conditions import Conditions, ConditionsMeter, between, spoilt_by
+from depthmask.bench.statistics import carries
 from depthmask.errors import UsageError
 from depthmask.frames import UInt8Array
 
-RUNS_BEYOND = 10
-"""Samples that must lie beyond a percentile for it to be given: with fewer it is one of the extremes."""
 _WINDOW_RUNS = 5
 _WINDOW_SECONDS = 0.1
 _STEADY_WINDOWS = 3
@@ -66,7 +65,7 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """The first call that the meter made: of a fresh pipeline, what the first frame waits for."""
     p50_ms: float
     p90_ms: float | None
-    """None, as the others, where too few samples lie beyond it (`carries`)."""
+    """None, as the others, where too few samples lie beyond it (`statistics.carries`)."""
     p95_ms: float | None
     p99_ms: float | None
     p999_ms: float | None
@@ -85,11 +84,6 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
-
-
-def carries(runs: int, share: float) -> bool:
-    """Whether so many runs show the quantile `share`: at least 10 of them must lie beyond it."""
-    return runs * (1 - share) >= RUNS_BEYOND - 1e-9
 
 
 def quantile_ms(samples_ms: Sequence[float], share: float) -> float | None:

@@ -43,19 +43,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Of the machine when the measuring began: what else was running."""
 
     @property
-    def hardware(self) -> tuple[object, ...]:
-        """What makes times of two machines incomparable; software may differ."""
-        return (
-            self.cpu,
-            self.physical_cores,
-            self.logical_cores,
-            self.usable_cores,
-            self.cpu_quota_cores,
-            self.memory_bytes,
-            self.gpus,
-        )
-
-    @property
     def summary(self) -> str:
         """One line, for titles."""
         cores = f"{self.usable_cores} of {self.logical_cores} logical cores"

@@ -44,7 +44,7 @@ def rich_table(result: BenchResult) -> RenderableType:
         table.add_column(
             heading.replace(" ", "\n"),
             justify="left" if left else "right",
-            no_wrap=index > 0,  # a long bundle's name is what may take two lines
+            no_wrap=index not in (0, 2),  # a name may take two lines, a number not
             overflow="fold",
         )
     for cell in result.cells:

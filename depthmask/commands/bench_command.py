@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands import options
+from depthmask.commands import compare_options, options, sweep_options
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
+    from depthmask.bench.compare import Limit
     from depthmask.bench.result import BenchResult
-    from depthmask.bundle import Precision
+    from depthmask.bundle import Bundle, Precision
+    from depthmask.samples import Samples
 
 
 @click.command()
@@ -79,6 +81,16 @@ if TYPE_CHECKING:
     "Write the result, with every sample and the machine, as JSON. An interrupted one is gone on with."
 )
 @click.option("--plot", type=options.PathType(), help="Draw latency and accuracy as PNG.")
+@click.option(
+    "--report",
+    type=options.PathType(),
+    help="Write one HTML file with charts, pictures, the roofline and the raw result.",
+)
+@click.option(
+    "--against", type=options.PathType(), help="Compare with this result, as `dmx compare` does."
+)
+@compare_options.fail_if_option
+@sweep_options.sweep_options
 @options.overwrite_option
 @options.json_option
 def command(
@@ -98,6 +110,15 @@ def command(
     seed: int,
     out: Path | None,
     plot: Path | None,
+    report: Path | None,
+    against: Path | None,
+    fail_if: tuple[tuple[Limit, float], ...],
+    sweep: bool,
+    target_ms: float | None,
+    percentile: float,
+    preset: str | None,
+    checkpoint: Path | None,
+    export: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -111,30 +132,62 @@ def command(
     \b
     Example:
       dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
-          --data DATA --out bench.json --plot bench.png
+          --data DATA --out bench.json --report bench.html
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
+      dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
+      dmx bench --sweep --target-ms 16 --data DATA --export fastest/
     """
     import msgspec
 
+    if sweep:
+        _sweep(
+            bundles,
+            target_ms,
+            export,
+            preset=preset,
+            checkpoint=checkpoint,
+            data=data,
+            resolutions=resolutions,
+            precisions=precisions,
+            runtimes=runtimes,
+            device=device,
+            threads=threads,
+            share=percentile / 100,
+            limit=limit,
+            seed=seed,
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
+
+    from depthmask.bench import compare_table
+    from depthmask.bench.compare import check_limits, compare
     from depthmask.bench.grid import run_grid
     from depthmask.bench.plot import plot_png, require_matplotlib
-    from depthmask.bench.result import check_complete, write_result
+    from depthmask.bench.result import check_complete, read_result, write_result
     from depthmask.bench.table import rich_table
     from depthmask.bundle import open_bundle
     from depthmask.errors import UsageError
     from depthmask.output_files import check_output, write_output
     from depthmask.samples import open_samples
 
-    if out is not None and plot is not None and out.absolute() == plot.absolute():
-        raise UsageError(f"--out and --plot must be two files, but both are {out}")
+    written = [path for path in (out, plot, report) if path is not None]
+    if len({path.absolute() for path in written}) < len(written):
+        raise UsageError(
+            "--out, --plot and --report must be different files, but got"
+            f" {', '.join(map(str, written))}"
+        )
     if frame_size is not None and len(frame_size) != 1:
         raise UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
     earlier = _unfinished(out) if out is not None and not overwrite else None
-    for path in (out if earlier is None else None, plot):
-        if path is not None:
+    for path in written:
+        if path != out or earlier is None:
             check_output(path, overwrite=overwrite)
     if plot is not None:
         require_matplotlib()
+    if fail_if and against is None:
+        raise UsageError("--fail-if must come with --against, but got it alone")
+    base = None if against is None else read_result(against)
 
     opened = [open_bundle(path) for path in bundles or (None,)]
     samples = open_samples(data)
@@ -168,11 +221,72 @@ def command(
         write_result(result, out)
     if plot is not None:
         write_output(plot, plot_png(result))
+    if report is not None:
+        write_output(report, _report(result, opened, samples).encode("utf-8"))
     if as_json:
         options.print_json(msgspec.to_builtins(result))
     else:
         options.console.print(rich_table(result))
     check_complete(result)
+    if base is not None:
+        comparison = compare(base, result)
+        shown_on = options.messages if as_json else options.console
+        shown_on.print(compare_table.rich_table(comparison))
+        check_limits(comparison, dict(fail_if))
+
+
+def _sweep(
+    bundles: tuple[Path, ...],
+    target_ms: float | None,
+    out: Path | None,
+    *,
+    preset: str | None,
+    checkpoint: Path | None,
+    data: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **settings: Any,  # noqa: ANN401  (those of `sweep_chain`)
+) -> None:
+    import msgspec
+
+    from depthmask.atomic import check_target
+    from depthmask.bench.sweep_chain import sweep_chain
+    from depthmask.errors import UsageError
+    from depthmask.export.source import open_chain
+    from depthmask.samples import open_samples
+
+    if bundles or target_ms is None or out is None:
+        raise UsageError(
+            "--sweep must have --target-ms and --export, and a --preset or --checkpoint instead of a"
+            " BUNDLE, whose candidates it exports itself"
+        )
+    check_target(out, overwrite=overwrite)
+    chain, weights = open_chain(preset, checkpoint=checkpoint)
+    with options.messages.status("starting") as status:
+        result, bundle = sweep_chain(
+            chain,
+            weights,
+            open_samples(data),
+            target_ms,
+            out,
+            overwrite=overwrite,
+            tell=status.update,
+            **settings,
+        )
+    if as_json:
+        options.print_json(msgspec.to_builtins(result))
+    else:
+        sweep_options.print_sweep(result, bundle)
+
+
+def _report(result: BenchResult, bundles: list[Bundle], samples: Samples) -> str:
+    from depthmask.bench.report import report_page
+    from depthmask.bench.report_parts import report_pictures, report_rooflines
+
+    with options.messages.status("drawing") as status:
+        pictures = report_pictures(result, bundles, samples, status.update)
+        rooflines = report_rooflines(result, bundles, status.update)
+    return report_page(result, pictures, rooflines)
 
 
 def _unfinished(out: Path) -> BenchResult | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from depthmask.bench import grid, read_result
+from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
 from depthmask.cli import main
+from depthmask.commands.sweep_options import print_sweep
 
 pytest.importorskip("onnxruntime")
 
@@ -64,6 +67,41 @@ def test_bench_writes_what_it_prints(dmx, quick_bench, tmp_path, real_memory):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "data"]
 
 
+def test_bench_compares_with_an_earlier_result_and_reports(dmx, quick_bench, tmp_path):
+    base, report = tmp_path / "base.json", tmp_path / "report.html"
+    assert dmx("bench", *quick_bench, "--out", base)[0] == 0
+    arguments = ("--against", base, "--fail-if", "slower=3%", "--report", report)
+    code, printed, _ = dmx("bench", *quick_bench, *arguments)
+    assert code == 0  # so few calls cannot tell
+    assert "1 cannot tell" in " ".join(printed.split())
+    page = report.read_text(encoding="utf-8")
+    assert page.count("<figure><img") == 3  # the data set's samples
+    assert "The ten slowest nodes" in page
+
+
+def test_a_sweep_exports_what_it_chose(dmx, samples, tmp_path, tiny_chain, monkeypatch, capsys):
+    from depthmask.export import source
+
+    monkeypatch.setattr(source, "open_chain", lambda *_, **__: (tiny_chain, {}))
+    out = tmp_path / "chosen"
+    arguments = ["--sweep", "--export", out, "--data", samples.folder, "--threads", 1]
+    arguments += ["--resolutions", "32", "--runtimes", "onnxruntime", "--percentile", 50]
+    code, printed, _ = dmx("bench", *arguments, "--target-ms", 10_000, "--json")
+    assert code == 0
+    found = msgspec.json.decode(printed, type=SweepResult)
+    bundle = open_bundle(out)
+    assert bundle.manifest.verified
+    assert bundle.manifest.resolutions == (found.chosen.cell.resolution,)
+    print_sweep(found, bundle)
+    table = " ".join(capsys.readouterr().out.split())
+    for words in ("p50 ms", "chosen", "Next: dmx bench"):
+        assert words in table
+    code, _, errors = dmx("bench", *arguments, "--overwrite", "--target-ms", 0.01)
+    assert code == 1
+    assert "p50 must be within 0.01 ms" in errors
+    assert open_bundle(out).manifest == bundle.manifest
+
+
 def test_bench_prints_a_table(dmx, quick_bench):
     code, printed, _ = dmx("bench", *quick_bench)
     assert code == 0
@@ -75,13 +113,17 @@ def test_bench_prints_a_table(dmx, quick_bench):
     ("arguments", "expected", "message"),
     [
         (["--out", "{old}"], 2, "--overwrite"),
-        (["--out", "{old}", "--plot", "{old}"], 2, "two files"),
+        (["--out", "{old}", "--plot", "{old}"], 2, "must be different files"),
         (["--out", "{folder}/absent/b.json"], 6, "cannot be written"),
         (["--resolution", "77"], 2, "but got 77"),
         (["--resolution", "8"], 2, "32 to 4096"),
         (["--runtimes", "nothing"], 2, "a runtime must be one of"),
         (["--data", "{folder}/absent"], 3, "there is none"),
         (["--frame-size", "64,128"], 2, "must be one size"),
+        (["--fail-if", "slower=3%"], 2, "must come with --against"),
+        (["--sweep", "--target-ms", "5"], 2, "--sweep must have --target-ms and --export"),
+        (["--sweep", "--target-ms", "5", "--export", "{folder}"], 2, "must not exist yet"),
+        (["--against", "{old}"], 3, "must be a result of `dmx bench --out`"),
         (["--precision", "fp16"], 2, "in fp16 must be given"),
         (["--threads", "0"], 2, "must be numbers from 1 up"),
         (["--batch", "2"], 4, "--dynamic-batch"),

@@ -1,0 +1,214 @@
+"""Whether the harness can be believed: what it costs itself, and that it agrees with other meters.
+
+    python -m depthmask.bench.method_check --json
+
+The same graph on the same frame with the same threads: our inference stage against a plain loop around
+ONNX Runtime, and against OpenVINO's own `benchmark_app`, in turns. Medians of the rounds' ratios; 1 is
+agreement.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import click
+import msgspec
+import numpy as np
+
+from depthmask.bench.conditions import ConditionsMeter, between, spoilt_by
+from depthmask.bench.latency import LatencyMeter, measure
+from depthmask.bench.machine import Machine, this_machine
+from depthmask.bundle import Bundle, open_bundle
+from depthmask.commands import options
+from depthmask.errors import UnavailableError
+from depthmask.frames import Resolution, UInt8Array
+from depthmask.pipeline import Pipeline, Prediction
+
+_NULL_CALLS = 20_000
+_ROUNDS = 5
+_MEDIAN = re.compile(r"Median:\s*([\d.]+)\s*ms")
+
+
+class MethodCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What the harness adds to a call, and its medians over those of other meters."""
+
+    machine: Machine
+    bundle: str
+    resolution: str
+    threads: int
+    rounds: int
+    harness_us_per_call: float
+    ours_over_plain_onnxruntime: float
+    ours_over_benchmark_app: float
+    onnxruntime_ms: float
+    openvino_ms: float
+    spoilt_by: tuple[str, ...]
+
+
+class _Nothing:
+    """A pipeline that does nothing, as fast as one can."""
+
+    open_ms = 0.0
+
+    def __init__(self) -> None:
+        empty = np.zeros((1, 1), np.float32)
+        stages = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
+        self._prediction = Prediction(empty, empty, stages)
+
+    def __call__(self, frame_HW3: UInt8Array) -> Prediction:
+        return self._prediction
+
+
+def harness_us_per_call() -> float:
+    """What the meter adds to each call, in microseconds."""
+    pipeline = _Nothing()
+    frame_HW3 = np.zeros((1, 1, 3), np.uint8)
+    meter = LatencyMeter(pipeline, [frame_HW3])
+    meter.first()
+    started = time.perf_counter()
+    meter.sample(0, _NULL_CALLS)
+    with_meter_s = time.perf_counter() - started
+    started = time.perf_counter()
+    for _ in range(_NULL_CALLS):
+        pipeline(frame_HW3)
+    return 1e6 * (with_meter_s - (time.perf_counter() - started)) / _NULL_CALLS
+
+
+def check_method(
+    bundle: Bundle, resolution: Resolution, threads: int, seconds: float, rounds: int = _ROUNDS
+) -> MethodCheck:
+    """Compare the meters on one graph.
+
+    Raises:
+        UnavailableError: OpenVINO's benchmark_app or a runtime is not installed.
+    """
+    app = _benchmark_app()
+    frame_HW3 = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    conditions = ConditionsMeter()
+    before = conditions.now()
+    found: dict[str, list[float]] = {"onnxruntime": [], "plain": [], "openvino": [], "app": []}
+    for _ in range(rounds):
+        for runtime in ("onnxruntime", "openvino"):
+            with Pipeline.open(
+                bundle.path, runtime, "cpu", threads, resolution=resolution
+            ) as opened:
+                result = measure(opened, [frame_HW3], min_seconds=seconds)
+                found[runtime].append(result.stage_p50_ms["inference"])
+        found["plain"].append(
+            _plain_onnxruntime_ms(bundle, resolution, threads, frame_HW3, seconds)
+        )
+        found["app"].append(_benchmark_app_ms(app, bundle, resolution, threads, frame_HW3, seconds))
+    return MethodCheck(
+        machine=this_machine(),
+        bundle=bundle.path.name,
+        resolution=str(resolution),
+        threads=threads,
+        rounds=rounds,
+        harness_us_per_call=harness_us_per_call(),
+        ours_over_plain_onnxruntime=_ratio(found["onnxruntime"], found["plain"]),
+        ours_over_benchmark_app=_ratio(found["openvino"], found["app"]),
+        onnxruntime_ms=median(found["onnxruntime"]),
+        openvino_ms=median(found["openvino"]),
+        spoilt_by=spoilt_by([between(before, conditions.now())]),
+    )
+
+
+def _ratio(ours_ms: list[float], theirs_ms: list[float]) -> float:
+    return median(ours / theirs for ours, theirs in zip(ours_ms, theirs_ms, strict=True))
+
+
+def _plain_onnxruntime_ms(
+    bundle: Bundle, resolution: Resolution, threads: int, frame_HW3: UInt8Array, seconds: float
+) -> float:
+    """The median of a loop as anyone would write it."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    path = bundle.path / bundle.graph(resolution).file
+    session = onnxruntime.InferenceSession(str(path), settings, ["CPUExecutionProvider"])
+    inputs = {"frame": frame_HW3[None]}
+    end = time.perf_counter() + seconds
+    times_ms = []
+    for _ in range(10):
+        session.run(None, inputs)
+    while not times_ms or time.perf_counter() < end:
+        started = time.perf_counter()
+        session.run(None, inputs)
+        times_ms.append(1000 * (time.perf_counter() - started))
+    return median(times_ms)
+
+
+def _benchmark_app() -> str:
+    app = shutil.which("benchmark_app", path=str(Path(sys.executable).parent))
+    if app is None:
+        raise UnavailableError(
+            "the check needs OpenVINO's benchmark_app, which is not installed. Try"
+            " `pip install openvino`"
+        )
+    return app
+
+
+def _benchmark_app_ms(
+    app: str,
+    bundle: Bundle,
+    resolution: Resolution,
+    threads: int,
+    frame_HW3: UInt8Array,
+    seconds: float,
+) -> float:
+    """The median latency that OpenVINO's own meter prints, one request after the other."""
+    height, width = frame_HW3.shape[:2]
+    command = [app, "-m", str(bundle.path / bundle.graph(resolution).file), "-d", "CPU"]
+    command += ["-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads)]
+    command += ["-t", str(max(1, round(seconds))), "-shape", f"frame[1,{height},{width},3]"]
+    command += ["-infer_precision", "f32"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    printed = _MEDIAN.search(done.stdout)
+    if printed is None:
+        raise UnavailableError(
+            f"benchmark_app must print a median, but it ended with {done.returncode}:"
+            f" {(done.stderr or done.stdout).strip()[-300:]}"
+        )
+    return float(printed.group(1))
+
+
+@click.command()
+@click.argument("bundle", type=options.PathType(), required=False)
+@options.resolutions_option
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True)
+@options.json_option
+def main(
+    bundle: Path | None,
+    resolutions: tuple[Resolution, ...] | None,
+    threads: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Check what the harness costs, and that it agrees with other meters."""
+    opened = open_bundle(bundle)
+    resolution = opened.graph(resolutions[0] if resolutions else None).resolution
+    found = check_method(opened, resolution, threads, seconds)
+    if as_json:
+        options.print_json(msgspec.to_builtins(found))
+        return
+    click.echo(
+        f"{found.machine.summary}; {found.bundle} at {found.resolution}, {found.threads} threads\n"
+        f"harness: {found.harness_us_per_call:.2f} us a call\n"
+        f"onnxruntime: {found.onnxruntime_ms:.3f} ms, {found.ours_over_plain_onnxruntime:.4f} times a"
+        f" plain loop\n"
+        f"openvino: {found.openvino_ms:.3f} ms, {found.ours_over_benchmark_app:.4f} times benchmark_app"
+    )
+    if found.spoilt_by:
+        click.echo(f"no fair numbers: {'; '.join(found.spoilt_by)}")
+
+
+if __name__ == "__main__":
+    main()
