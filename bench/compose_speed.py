@@ -28,11 +28,11 @@ from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.memory import peak_rss_bytes
 from depthmask.commands.options import PathType, print_json
 from depthmask.frames import IMAGE_SUFFIXES, UInt8Array
-from depthmask.train.compose import compose, load_material
+from depthmask.train.compose import compose
 from depthmask.train.documents import read_recipe
 from depthmask.train.encoding import encode_sample
 from depthmask.train.grid import placements, prepare
-from depthmask.train.material import Assets, Sample
+from depthmask.train.material import Assets, Sample, load_material
 from depthmask.train.materialise import materialise
 from depthmask.train.recipe import GridRecipe, StageRecipe
 from depthmask.train.stats import grid_statistics

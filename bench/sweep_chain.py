@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from depthmask.bundle import Bundle, Precision
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import CheckFailedError
 from depthmask.export.exporter import export_chain
+from depthmask.export.to_onnx import to_onnx
 from depthmask.frames import Resolution
 from depthmask.samples import Samples
 
@@ -65,6 +67,7 @@ def sweep_chain(
         OutputError: `out` cannot be written.
     """
     cores = this_machine().usable_cores
+    trace = cache(to_onnx)
     with tempfile.TemporaryDirectory(prefix="depthmask-") as folder:
         bundles = []
         for precision in precisions or ("fp32",):
@@ -76,6 +79,7 @@ def sweep_chain(
                     resolution=resolutions or RESOLUTIONS,
                     precision=precision,
                     weights=weights,
+                    trace=trace,
                 )
             )
         requests = all_cells(
@@ -106,5 +110,6 @@ def sweep_chain(
         weights=weights,
         data=samples,
         overwrite=overwrite,
+        trace=trace,
     )
     return result, bundle

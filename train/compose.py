@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from depthmask.train.composite import composite
 from depthmask.train.grid import grid_sample
 from depthmask.train.material import Assets, Sample
-from depthmask.train.material import load_material as load_material  # bench/compose_speed.py
 from depthmask.train.photos import photo
 from depthmask.train.recipe import (
     GridRecipe,

@@ -6,7 +6,8 @@ import pytest
 
 from depthmask.bench import compose_speed
 from depthmask.bench.compose_speed import straightforward
-from depthmask.train.compose import compose, load_material
+from depthmask.train.compose import compose
+from depthmask.train.material import load_material
 from depthmask.train.recipe import GridRecipe
 
 GRID = GridRecipe(
