@@ -135,7 +135,7 @@ def _plain_onnxruntime_ms(
     session = onnxruntime.InferenceSession(str(path), settings, ["CPUExecutionProvider"])
     inputs = {"frame": frame_HW3[None]}
     end = time.perf_counter() + seconds
-    times_ms = []
+    times_ms: list[float] = []
     for _ in range(10):
         session.run(None, inputs)
     while not times_ms or time.perf_counter() < end:
