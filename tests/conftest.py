@@ -82,6 +82,19 @@ def dmx(tmp_path, monkeypatch) -> Callable[..., subprocess.CompletedProcess[str]
     return run_dmx
 
 
+@pytest.fixture
+def dmx_inside(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run `dmx` in this process, which has imported PyTorch already; gives the same."""
+    from depthmask.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
 def run_dmx(
     *arguments: object, timeout_s: float = 120, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -88,8 +88,11 @@ def command(
       dmx export --preset hu2019 --resolution 64,128 --init 0 --out b/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
     """
+    from depthmask import presets
     from depthmask.models import require_torch
 
+    if preset is not None:
+        presets.preset(preset)  # a wrong name is said at once: importing PyTorch takes seconds
     require_torch()
     from depthmask.atomic import check_target
     from depthmask.export.exporter import (

@@ -178,9 +178,10 @@ def test_your_own_networks(dmx, tmp_path):
         ("no_such_module:mask", 3, "cannot be imported"),
     ],
 )
-def test_a_bad_factory(dmx, tmp_path, factory, exit_code, said):
-    done = dmx("export", "--mask", factory, "--depth", "tiny_networks:TinyDepth", "--out", "b")
-    assert (done.returncode, said in done.stderr) == (exit_code, True), done.stderr
+def test_a_bad_factory(dmx_inside, tmp_path, factory, exit_code, said):
+    options = ("--mask", factory, "--depth", "tiny_networks:TinyDepth", "--out", tmp_path / "b")
+    code, _, err = dmx_inside("export", *options)
+    assert (code, said in err) == (exit_code, True), err
     assert list(tmp_path.iterdir()) == []
 
 

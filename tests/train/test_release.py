@@ -31,8 +31,9 @@ def test_several_are_averaged(tmp_path):
     release(folders, tmp_path / "out")
     assert read_info(tmp_path / "out").training == {"mean_of": [{"run": k} for k in range(3)]}
     found = load_checkpoint(tmp_path / "out").state_dict()
-    for name, tensor in chains[0].state_dict().items():
-        expected = sum(chain.state_dict()[name].double() for chain in chains) / 3
+    states = [chain.state_dict() for chain in chains]
+    for name, tensor in states[0].items():
+        expected = sum(state[name].double() for state in states) / 3
         if tensor.is_floating_point():
             assert torch.allclose(found[name].double(), expected, atol=1e-3, rtol=1e-3)
 

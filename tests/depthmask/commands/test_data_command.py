@@ -13,21 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depthmask.cli import main
 from depthmask.train import assets as assets_module
 from depthmask.train import materialise as materialise_module
 from depthmask.train import shards as shards_module
-
-
-@pytest.fixture
-def dmx(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,6 @@ import torch
 
 from depthmask import models
 from depthmask.checkpoint import load_checkpoint
-from depthmask.cli import main
-
-
-@pytest.fixture
-def dmx(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,7 @@ import json
 import pytest
 
 from depthmask import models
-from depthmask.cli import main
 from depthmask.models.describe import layers, summarise
-
-
-@pytest.fixture
-def dmx(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def test_the_list_names_every_network_and_preset(dmx):

@@ -16,24 +16,12 @@ import torch
 from depthmask import models
 from depthmask.chain import build
 from depthmask.checkpoint import load_checkpoint, read_info, save_checkpoint
-from depthmask.cli import main
 
 CONFIG = {
     "phases": [{"resolution_px": 32, "batch_size": 2, "steps": 400}],
     "recipe": {"kind": "stage", "canvas_px": 32},
     "save_every_steps": 1000,
 }
-
-
-@pytest.fixture
-def dmx(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +137,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(dmx, assets, tmp_path):
     out = tmp_path / "run"
     options = ("--assets", assets, "--workers", "1")
     steps = 30
-    call = arguments(write_config(tmp_path, steps), out, *options)
+    call = arguments(write_config(tmp_path, steps, train="mask"), out, *options)
     process = subprocess.Popen(
         [sys.executable, "-m", "depthmask", *call],
         cwd=tmp_path,
