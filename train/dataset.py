@@ -123,7 +123,8 @@ def batches(
             try:
                 yield from iterator
             finally:
-                del iterator  # ends the workers, before their pictures go
+                if workers:  # they end before their pictures go, though an error still holds them
+                    iterator._shutdown_workers()  # type: ignore[attr-defined]
         except DepthmaskError as error:
             # A worker's arrives with its traceback in the message, which is for bugs only.
             raise type(error)(

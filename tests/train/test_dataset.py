@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 
@@ -65,6 +66,7 @@ def until_damaged(dataset, draws, workers):
     made = []
     with pytest.raises(InputError) as caught:
         made.extend(batches(dataset, draws, workers))
+    assert not multiprocessing.active_children()  # though the error, and its frames, are still here
     return made, str(caught.value)
 
 
@@ -92,3 +94,4 @@ def test_a_worker_that_dies_is_named_and_nothing_hangs(mixed, monkeypatch):
     monkeypatch.setattr(dataset_module, "_stay_out_of_the_way", os._exit)  # with its number, 0
     with pytest.raises(UnavailableError, match="--workers 0"):
         list(batches(mixed, draws([0, 1]), 1))
+    assert not multiprocessing.active_children()
