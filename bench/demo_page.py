@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from depthmask.bench.cells import DEFAULT_RUNTIMES
-from depthmask.bench.report import html_page, report_sections
+from depthmask.bench.report import html_page, html_table, report_sections
 from depthmask.bench.result import BenchResult
 from depthmask.bundle import Bundle
 from depthmask.export.verify import VerifyReport
@@ -78,7 +78,7 @@ def _verification(verified: Mapping[str, VerifyReport]) -> str:
         for name, report in verified.items()
         for parity in report.parities
     ]
-    return _table(("bundle", "resolution", "", "mask error", "depth error", "allowed"), rows)
+    return html_table(("bundle", "resolution", "", "mask error", "depth error", "allowed"), rows)
 
 
 def _not_installed(bench: BenchResult) -> str:
@@ -101,14 +101,6 @@ def _bundle_line(bundles: Sequence[Bundle]) -> str:
         "Errors are the largest difference from the fp32 PyTorch chain, as a share of the output's"
         f" range. Sizes, with these resolutions and the reference frames: {sizes}."
     )
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _inline(data: bytes, kind: str) -> str:

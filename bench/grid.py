@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import structs
 
 from depthmask.bench.cells import (
+    TIMED_FRAMES,
     MemoryMeter,
     Opener,
     Preloading,
@@ -35,7 +36,6 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution, UInt8Array
 from depthmask.samples import Samples
 
-_TIMED_FRAMES = 8
 _ORDER = 1  # a stream of random numbers
 
 Progress = Callable[[str, int, int], None]
@@ -216,7 +216,7 @@ def _check_settings(
 def _frames(samples: Samples, size: Resolution | None) -> tuple[list[UInt8Array], float]:
     """The frames to time with, and the median time that one took to read and decode, in ms."""
     frames, times_ms = [], []
-    for index in range(min(_TIMED_FRAMES, len(samples))):
+    for index in range(min(TIMED_FRAMES, len(samples))):
         begun = time.perf_counter()
         frames.append(samples.image(index))
         times_ms.append(1000 * (time.perf_counter() - begun))

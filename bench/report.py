@@ -7,7 +7,7 @@ and on paper.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import msgspec
@@ -23,6 +23,7 @@ from depthmask.bench.charts import (
 )
 from depthmask.bench.result import BenchResult, Cell
 from depthmask.bench.roofline import Roofline
+from depthmask.bench.roofline_table import TOP_NODES
 from depthmask.bench.sample_pictures import SamplePicture
 from depthmask.bench.table import HEADINGS, cells_of, notes
 
@@ -101,6 +102,15 @@ def html_page(title: str, body: Sequence[str]) -> str:
     )
 
 
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts that scrolls by itself where the page is narrow."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def report_sections(
     result: BenchResult, pictures: Pictures, rooflines: Sequence[Roofline]
 ) -> list[str]:
@@ -120,7 +130,7 @@ def report_sections(
             "<p>The dashed line is the front: nothing measured here is both faster and more accurate"
             " than what lies on it.</p>",
         ]
-    sections += ["<h2>All cells</h2>", _table(result)]
+    sections += ["<h2>All cells</h2>", html_table(HEADINGS, map(cells_of, result.cells))]
     for heading, chart in (
         ("How the times spread", distributions(result)),
         ("What a call consists of", stages(result)),
@@ -145,15 +155,6 @@ def _warnings(result: BenchResult) -> str:
     return f'<p class="notes{" warn" if bad or result.problems else ""}">{words}</p>'
 
 
-def _table(result: BenchResult) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in HEADINGS)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells_of(cell)) + "</tr>"
-        for cell in result.cells
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
-
-
 def _accuracies(result: BenchResult) -> str:
     """One row for each thing that was judged: threads and batches do not change it."""
     judged: dict[tuple[object, ...], Cell] = {}
@@ -163,17 +164,15 @@ def _accuracies(result: BenchResult) -> str:
             judged.setdefault(key, cell)
     if not judged:
         return ""
-    head = "".join(f"<th>{text}</th>" for text in ("bundle", "size", "runtime"))
-    head += "".join(f"<th>{text}</th>" for _, text in _METRICS)
-    rows = "".join(_accuracy_row(cell) for cell in judged.values())
+    headings = ("bundle", "size", "runtime", *(text for _, text in _METRICS))
     return (
-        f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+        f"{html_table(headings, map(_accuracy_row, judged.values()))}"
         '<p class="notes">Depth is median-scaled, inside the true mask for a foreground chain and over'
         " the whole frame for one of relevance. Intervals: bootstrap over the images.</p>"
     )
 
 
-def _accuracy_row(cell: Cell) -> str:
+def _accuracy_row(cell: Cell) -> list[str]:
     accuracy = cell.accuracy
     assert accuracy is not None
     region = "depth_in_mask" if cell.kind == "foreground" else "depth_frame"
@@ -187,22 +186,25 @@ def _accuracy_row(cell: Cell) -> str:
         text = f"{getattr(found, name.removeprefix('mask.')):.3f}"
         interval = accuracy.intervals.get(name if of_mask else f"{region}.median_scaled.{name}")
         texts.append(f"{text} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else text)
-    return "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>"
+    return texts
 
 
 def _slowest_nodes(found: Roofline) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(node.stage)}</td><td>{escape(node.op_type)}</td><td>{escape(node.site)}</td>"
-        f"<td>{node.median_ms:.3f}</td><td>{node.share:.1%}</td>"
-        f"<td>{'-' if node.gflop_per_s is None else f'{node.gflop_per_s:.1f}'}</td></tr>"
-        for node in found.node_times.nodes[:10]
-    )
+    rows = [
+        (
+            node.stage,
+            node.op_type,
+            node.site,
+            f"{node.median_ms:.3f}",
+            f"{node.share:.1%}",
+            "-" if node.gflop_per_s is None else f"{node.gflop_per_s:.1f}",
+        )
+        for node in found.node_times.nodes[:TOP_NODES]
+    ]
     title = f"{found.bundle} at {found.height_px}x{found.width_px} on {found.runtime}"
-    heads = ("stage", "operator", "site", "ms", "share", "GFLOP/s")
-    head = "".join(f"<th>{text}</th>" for text in heads)
     return (
         f"<h3>The ten slowest nodes of {escape(title)}</h3>"
-        f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+        f"{html_table(('stage', 'operator', 'site', 'ms', 'share', 'GFLOP/s'), rows)}"
     )
 
 

@@ -71,7 +71,6 @@ class Chart:
     width: int = 460
     height: int = 320
     left: int = _LEFT
-    x_ticks: bool = True
     y_ticks: bool = True
     _parts: list[str] = field(default_factory=list)
 
@@ -103,13 +102,6 @@ class Chart:
             f'<circle class="{kind}" cx="{self._px(x):.1f}" cy="{self._py(y):.1f}" r="1.4"/>'
         )
 
-    def text(self, x: float, y: float, words: str, anchor: str = "start") -> None:
-        """Words at a place."""
-        self._parts.append(
-            f'<text x="{self._px(x):.1f}" y="{self._py(y):.1f}" dy="0.35em"'
-            f' text-anchor="{anchor}">{escape(words)}</text>'
-        )
-
     def row_label(self, y: float, words: str) -> None:
         """Words left of the area."""
         self._parts.append(
@@ -124,13 +116,12 @@ class Chart:
             f'<svg viewBox="0 0 {self.width} {self.height}" role="img"'
             f' style="max-width:{self.width * 1.4:.0f}px"><title>{escape(description)}</title>'
         ]
-        if self.x_ticks:
-            for value in self.x.ticks():
-                px = self._px(value)
-                parts.append(
-                    f'<line class="grid" x1="{px:.1f}" x2="{px:.1f}" y1="{_TOP}" y2="{bottom}"/>'
-                    f'<text x="{px:.1f}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>'
-                )
+        for value in self.x.ticks():
+            px = self._px(value)
+            parts.append(
+                f'<line class="grid" x1="{px:.1f}" x2="{px:.1f}" y1="{_TOP}" y2="{bottom}"/>'
+                f'<text x="{px:.1f}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>'
+            )
         if self.y_ticks:
             for value in self.y.ticks():
                 py = self._py(value)

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from depthmask.bench.cells import Opener, Preloading, Request, open_pipeline
+from depthmask.bench.cells import TIMED_FRAMES, Opener, Preloading, Request, open_pipeline
 from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.result import Cell
 from depthmask.bench.row import Judged, Row
@@ -29,7 +29,6 @@ _FIRST_RUNS = 20
 _FIRST_SECONDS = 0.25
 _FEW = 3
 """So many are left when halving ends."""
-_TIMED_FRAMES = 8
 _TURNS = 3
 _ORDER = 2  # a stream of random numbers
 
@@ -110,7 +109,7 @@ def sweep(
             f"{samples.name} must have labels to find what is most accurate, but it has none. Try"
             " --data with a set by `dmx data compose`"
         )
-    frames = [samples.image(index) for index in range(min(_TIMED_FRAMES, len(samples)))]
+    frames = [samples.image(index) for index in range(min(TIMED_FRAMES, len(samples)))]
     machine = this_machine()
     judged: Judged = {}
     opener = Preloading(open_cell)
