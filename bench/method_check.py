@@ -21,6 +21,7 @@ import click
 import msgspec
 import numpy as np
 
+from depthmask.accuracy import accuracy
 from depthmask.bench.conditions import ConditionsMeter, between, spoilt_by
 from depthmask.bench.latency import LatencyMeter, measure
 from depthmask.bench.machine import Machine, this_machine
@@ -29,6 +30,7 @@ from depthmask.commands import options
 from depthmask.errors import UnavailableError
 from depthmask.frames import Resolution, UInt8Array
 from depthmask.pipeline import Pipeline, Prediction
+from depthmask.samples import open_samples
 
 _NULL_CALLS = 20_000
 _ROUNDS = 5
@@ -48,6 +50,8 @@ class MethodCheck(msgspec.Struct, frozen=True, kw_only=True):
     ours_over_benchmark_app: float
     onnxruntime_ms: float
     openvino_ms: float
+    accuracy_over_predicting: float
+    """What `accuracy` takes over reading and predicting the same images alone."""
     spoilt_by: tuple[str, ...]
 
 
@@ -115,12 +119,31 @@ def check_method(
         ours_over_benchmark_app=_ratio(found["openvino"], found["app"]),
         onnxruntime_ms=median(found["onnxruntime"]),
         openvino_ms=median(found["openvino"]),
+        accuracy_over_predicting=accuracy_over_predicting(bundle, resolution, threads, rounds),
         spoilt_by=spoilt_by([between(before, conditions.now())]),
     )
 
 
-def _ratio(ours_ms: list[float], theirs_ms: list[float]) -> float:
-    return median(ours / theirs for ours, theirs in zip(ours_ms, theirs_ms, strict=True))
+def accuracy_over_predicting(
+    bundle: Bundle, resolution: Resolution, threads: int, rounds: int = _ROUNDS
+) -> float:
+    """How long judging the shipped samples takes, over reading them and predicting alone."""
+    samples = open_samples()
+    judged_s, predicted_s = [], []
+    with Pipeline.open(bundle.path, "auto", "cpu", threads, resolution=resolution) as pipeline:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for sample in samples:
+                pipeline(sample.image_HW3)
+            predicted = time.perf_counter()
+            accuracy(pipeline, samples)
+            judged_s.append(time.perf_counter() - predicted)
+            predicted_s.append(predicted - started)
+    return _ratio(judged_s, predicted_s)
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def _plain_onnxruntime_ms(
@@ -204,7 +227,9 @@ def main(
         f"harness: {found.harness_us_per_call:.2f} us a call\n"
         f"onnxruntime: {found.onnxruntime_ms:.3f} ms, {found.ours_over_plain_onnxruntime:.4f} times a"
         f" plain loop\n"
-        f"openvino: {found.openvino_ms:.3f} ms, {found.ours_over_benchmark_app:.4f} times benchmark_app"
+        f"openvino: {found.openvino_ms:.3f} ms, {found.ours_over_benchmark_app:.4f} times benchmark_app\n"
+        f"accuracy over the shipped samples: {found.accuracy_over_predicting:.3f} times reading and"
+        " predicting them"
     )
     if found.spoilt_by:
         click.echo(f"no fair numbers: {'; '.join(found.spoilt_by)}")

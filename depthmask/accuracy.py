@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from depthmask.metrics import (
     MaskMetrics,
     binary,
     median_scaled,
+    valid_pixels,
 )
 from depthmask.presets import Kind
 from depthmask.samples import LabelledSample, Samples
@@ -90,16 +92,16 @@ class Guess:
 
 
 class _DepthPair:
+    """Depth over one region: of each image the K pixels in it."""
+
     def __init__(self, samples: Samples) -> None:
         self._metric = samples.depth_unit == "m"
         self._unaligned = DepthAccumulator()
         self._scaled = DepthAccumulator()
 
-    def add(self, prediction_HW: FloatArray, sample: LabelledSample, region_HW: UInt8Array) -> None:
-        target_HW = sample.depth_m_HW
-        assert target_HW is not None
-        self._unaligned.add(prediction_HW, target_HW, region_HW)
-        self._scaled.add(median_scaled(prediction_HW, target_HW, region_HW), target_HW, region_HW)
+    def add(self, prediction_K: FloatArray, target_K: FloatArray) -> None:
+        self._unaligned.add(prediction_K, target_K)
+        self._scaled.add(median_scaled(prediction_K, target_K), target_K)
 
     def result(self) -> DepthAccuracy | None:
         unaligned, scaled = self._unaligned.result(), self._scaled.result()
@@ -131,37 +133,68 @@ def accuracy(
             " accuracy, but it has neither. Try `dmx data compose` to make a labelled data set"
         )
     count = min(len(samples), limit or len(samples))
-    masks, in_mask, frame = MaskAccumulator(), _DepthPair(samples), _DepthPair(samples)
-    mask_count, share_sum = 0, 0.0
-    for index in range(count):
-        sample = samples[index]
-        prediction = predict(sample.image_HW3)
-        share_sum += _mask_share(prediction, sample)
+    judge = _Judge(samples)
+    # Reading the next sample and judging the last one cost the predictor no time.
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as judging:
+        judged: Future[None] | None = None
+        next_sample = reading.submit(samples.__getitem__, 0)
+        for index in range(count):
+            sample = next_sample.result()
+            if index + 1 < count:
+                next_sample = reading.submit(samples.__getitem__, index + 1)
+            prediction = predict(sample.image_HW3)
+            if judged is not None:
+                judged.result()
+            judged = judging.submit(judge.add, prediction, sample)
+            if progress is not None:
+                progress(index + 1, count)
+        if judged is not None:
+            judged.result()
+    return judge.result()
+
+
+class _Judge:
+    """Compares predictions with labels, in the order of the data set."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._data = samples.name
+        self._masks = MaskAccumulator()
+        self._in_mask, self._frame = _DepthPair(samples), _DepthPair(samples)
+        self._count = self._mask_count = 0
+        self._share_sum = 0.0
+
+    def add(self, prediction: PredictionLike, sample: LabelledSample) -> None:
+        self._count += 1
+        self._share_sum += _mask_share(prediction, sample)
         true_HW = None
         if sample.mask_HW is not None:
             # As floats: a uint8 mask with nothing above 1 would be refused as ambiguous.
             soft_HW = sample.mask_HW.astype(np.float32) / 255
-            true_HW = binary(soft_HW).astype(np.uint8)
-            masks.add(prediction.mask_HW, soft_HW)
-            mask_count += 1
+            true_HW = binary(soft_HW)
+            self._masks.add(prediction.mask_HW, soft_HW)
+            self._mask_count += 1
         if sample.depth_m_HW is not None:
-            frame.add(prediction.depth_HW, sample, np.ones(sample.depth_m_HW.shape, np.uint8))
+            present_HW = valid_pixels(prediction.depth_HW, sample.depth_m_HW)
+            predicted_K = prediction.depth_HW[present_HW]
+            target_K = sample.depth_m_HW[present_HW]
+            self._frame.add(predicted_K, target_K)
             if true_HW is not None:
-                in_mask.add(prediction.depth_HW, sample, true_HW)
-        if progress is not None:
-            progress(index + 1, count)
-    return AccuracyResult(
-        data=samples.name,
-        count=count,
-        mask=masks.result(),
-        mask_count=mask_count,
-        mask_share=share_sum / count,
-        depth_in_mask=in_mask.result(),
-        depth_frame=frame.result(),
-        intervals=_named("mask", masks.intervals())
-        | _named("depth_in_mask", in_mask.intervals())
-        | _named("depth_frame", frame.intervals()),
-    )
+                inside_K = true_HW[present_HW]
+                self._in_mask.add(predicted_K[inside_K], target_K[inside_K])
+
+    def result(self) -> AccuracyResult:
+        return AccuracyResult(
+            data=self._data,
+            count=self._count,
+            mask=self._masks.result(),
+            mask_count=self._mask_count,
+            mask_share=self._share_sum / self._count,
+            depth_in_mask=self._in_mask.result(),
+            depth_frame=self._frame.result(),
+            intervals=_named("mask", self._masks.intervals())
+            | _named("depth_in_mask", self._in_mask.intervals())
+            | _named("depth_frame", self._frame.intervals()),
+        )
 
 
 def _named(prefix: str, intervals: Intervals) -> Intervals:

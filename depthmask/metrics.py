@@ -92,9 +92,7 @@ class DepthAccumulator:
             InputError: the shapes differ.
             CheckFailedError: the prediction is not finite where it counts.
         """
-        counted = _valid_pixels(prediction, target, valid)
-        p = prediction[counted].astype(np.float64)
-        t = target[counted].astype(np.float64)
+        p, t = _counted(prediction, target, valid)
         if not np.isfinite(p).all():
             raise CheckFailedError(
                 f"a predicted depth must be finite, but {np.count_nonzero(~np.isfinite(p))} of"
@@ -208,14 +206,29 @@ def median_scaled(
     Raises:
         InputError: the shapes differ.
     """
-    counted = _valid_pixels(prediction, target, valid)
-    if not counted.any():
+    p, t = _counted(prediction, target, valid)
+    if not p.size:
         return prediction
-    median = float(np.median(prediction[counted].astype(np.float64)))
+    median = float(np.median(p))
     if not (math.isfinite(median) and median > 0):
         return prediction
-    factor = float(np.median(target[counted].astype(np.float64))) / median
+    factor = float(np.median(t)) / median
     return np.asarray(prediction * np.float32(factor), np.float32)
+
+
+def valid_pixels(prediction: Array, target: Array, valid: Array | None = None) -> BoolArray:
+    """Where a target is a depth: finite and above 0; `valid` (bool, same shape) narrows that.
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    if prediction.shape != target.shape or (valid is not None and valid.shape != target.shape):
+        raise InputError(
+            f"a predicted depth, its target and the valid pixels must have one shape, but got"
+            f" {prediction.shape}, {target.shape} and {None if valid is None else valid.shape}"
+        )
+    present = np.isfinite(target) & (target > 0)  # type: ignore[operator]  # any real dtype
+    return np.asarray(present if valid is None else present & valid.astype(bool))
 
 
 def binary(mask: Array) -> BoolArray:
@@ -267,14 +280,14 @@ def _intervals(
     }
 
 
-def _valid_pixels(prediction: Array, target: Array, valid: Array | None) -> BoolArray:
-    if prediction.shape != target.shape or (valid is not None and valid.shape != target.shape):
-        raise InputError(
-            f"a predicted depth, its target and the valid pixels must have one shape, but got"
-            f" {prediction.shape}, {target.shape} and {None if valid is None else valid.shape}"
-        )
-    present = np.isfinite(target) & (target > 0)  # type: ignore[operator]  # any real dtype
-    return np.asarray(present if valid is None else present & valid.astype(bool))
+def _counted(
+    prediction: Array, target: Array, valid: Array | None
+) -> tuple[Float64Array, Float64Array]:
+    """The K valid pixels of both, (K,)."""
+    counted = valid_pixels(prediction, target, valid)
+    if counted.all():
+        return prediction.ravel().astype(np.float64), target.ravel().astype(np.float64)
+    return prediction[counted].astype(np.float64), target[counted].astype(np.float64)
 
 
 def _soft(mask: Array, name: str) -> Float64Array:

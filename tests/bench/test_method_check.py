@@ -17,7 +17,11 @@ def test_the_meters_measure_the_same_thing():
     found = check_method(bundle, smallest, threads=1, seconds=0.3, rounds=1)
     assert found.harness_us_per_call > 0
     # The same work within a factor that no busy machine explains: seconds for milliseconds, say.
-    for ratio in (found.ours_over_plain_onnxruntime, found.ours_over_benchmark_app):
+    for ratio in (
+        found.ours_over_plain_onnxruntime,
+        found.ours_over_benchmark_app,
+        found.accuracy_over_predicting,
+    ):
         assert 0.05 < ratio < 20
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from depthmask.errors import CheckFailedError, InputError
 from depthmask.metrics import (
@@ -149,6 +150,20 @@ def test_mask_by_hand():
     assert result.dice == pytest.approx(40 / 100)
     assert result.mae == pytest.approx(0.6)
     assert result.f_beta == pytest.approx(1.3 * precision * recall / (0.3 * precision + recall))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_equal_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    prediction_HW, target_HW = generator.random((2, 23, 31)).astype(np.float32)
+    predicted, true = (mask_HW.ravel() >= 0.5 for mask_HW in (prediction_HW, target_HW))
+    result = mask_metrics(prediction_HW, target_HW)
+    assert result.iou == pytest.approx(sklearn.metrics.jaccard_score(true, predicted), abs=1e-6)
+    assert result.dice == pytest.approx(sklearn.metrics.f1_score(true, predicted), abs=1e-6)
+    f_beta = sklearn.metrics.fbeta_score(true, predicted, beta=math.sqrt(0.3))
+    assert result.f_beta == pytest.approx(f_beta, abs=1e-6)
+    mae = sklearn.metrics.mean_absolute_error(target_HW.ravel(), prediction_HW.ravel())
+    assert result.mae == pytest.approx(mae, abs=1e-6)
 
 
 def test_boundary_iou_sees_an_outline_that_iou_does_not():
