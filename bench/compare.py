@@ -214,6 +214,8 @@ class _Measured:
     latency: LatencyResult
     pauses_s: float
     """The turns of the other cells, which were between its own."""
+    same_work: bool
+    """Whether the fixed piece of work was the same in both results."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -227,17 +229,19 @@ class _Measured:
         """Its samples; its turns are rounds only where there were pauses between them."""
         samples_ms = np.array(self.latency.samples_ms)
         runs = [turn.runs for turn in self.latency.turns]
+        speed_ms = self.latency.speed_of_samples_ms if self.same_work else None
         if not self.pauses_s or sum(runs) != samples_ms.size:
-            return Recording(samples_ms)
+            return Recording(samples_ms, speed_ms=speed_ms)
         rounds = np.repeat(np.arange(len(runs)), runs)
-        return Recording(samples_ms, rounds, self.pauses_s + _seconds(self.latency))
+        elapsed_s = self.pauses_s + _seconds(self.latency)
+        return Recording(samples_ms, rounds, elapsed_s, speed_ms)
 
 
-def _measured(result: BenchResult) -> list[_Measured]:
+def _measured(result: BenchResult, same_work: bool) -> list[_Measured]:
     found = [(cell, cell.latency) for cell in result.cells if cell.latency]
     total_s = sum(_seconds(latency) for _, latency in found)
     return [
-        _Measured(cell, latency, total_s - _seconds(latency) if len(found) > 1 else 0.0)
+        _Measured(cell, latency, total_s - _seconds(latency) if len(found) > 1 else 0.0, same_work)
         for cell, latency in found
     ]
 
@@ -250,7 +254,8 @@ def _matched(
     a: BenchResult, b: BenchResult
 ) -> tuple[list[tuple[_Measured, _Measured]], list[UnmatchedCell]]:
     """Pairs of measured cells in b's order, and everything else with the reason."""
-    left, right = _measured(a), _measured(b)
+    same_work = a.machine.packages.get("numpy") == b.machine.packages.get("numpy")
+    left, right = _measured(a, same_work), _measured(b, same_work)
     counts = [Counter(one.key for one in side) for side in (left, right)]
     pairs, reasons = [], []
     for one in right:

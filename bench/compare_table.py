@@ -63,9 +63,22 @@ def notes(comparison: Comparison) -> str:
         for cell in comparison.cells
         if cell.spoilt_by
     )
+    if any(cell.p50.machine_change is not None for cell in comparison.cells):
+        lines.append(
+            "Median changes are at equal speed of the machine; a fixed piece of work beside the frames took"
+            f" {_machine_changes(comparison)} longer during B."
+        )
     if any(cell.verdict == "cannot tell" for cell in comparison.cells):
         lines.append("Longer recordings, of a machine that does nothing else, can tell more.")
     return "\n".join([*lines, comparison.summary])
+
+
+def _machine_changes(comparison: Comparison) -> str:
+    found = [
+        cell.p50.machine_change for cell in comparison.cells if cell.p50.machine_change is not None
+    ]
+    low, high = f"{min(found):+.1%}", f"{max(found):+.1%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _row(cell: ComparedCell) -> tuple[str, ...]:

@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import msgspec
 import numpy as np
 
+from depthmask.bench.latency import LatencyMeter
 from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.statistics import (
     CONFIDENCE,
     TOLERANCE,
-    FloatVector,
     Recording,
     Verdict,
     compare_quantile,
@@ -43,7 +42,6 @@ from depthmask.samples import shipped_photos
 WINDOW_SECONDS = 10
 LONG_WINDOW_SECONDS = 30
 _SLOWER_BY = 0.05
-_WARMUP_RUNS = 20
 _DRIFT_SECONDS = (0.1, 1, 10)
 
 
@@ -62,7 +60,7 @@ class Kept:
     """A recording as it lies in a file."""
 
     subject: Subject
-    samples_ms: FloatVector
+    recording: Recording
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,17 +109,11 @@ def record(
         UnavailableError: the runtime is not installed.
     """
     frame_HW3 = read_image(shipped_photos()[0])
-    samples_ms = []
     with Pipeline.open(bundle, runtime, "cpu", threads, resolution=resolution) as pipeline:
-        for _ in range(_WARMUP_RUNS):
-            pipeline(frame_HW3)
-        end = time.perf_counter() + seconds
-        now = time.perf_counter()
-        while now < end:
-            started = now
-            pipeline(frame_HW3)
-            now = time.perf_counter()
-            samples_ms.append(1000 * (now - started))
+        meter = LatencyMeter(pipeline, [frame_HW3])
+        meter.warm_up()
+        meter.sample(seconds, 1)
+        found = meter.result()
         subject = Subject(
             machine=this_machine(),
             bundle=pipeline.bundle.path.resolve().name,
@@ -129,7 +121,8 @@ def record(
             runtime=pipeline.runtime.name,
             threads=threads,
         )
-    return Kept(subject, np.array(samples_ms))
+    speed_ms = found.speed_of_samples_ms
+    return Kept(subject, Recording(np.array(found.samples_ms), speed_ms=speed_ms))
 
 
 def write_recording(kept: Kept, path: Path) -> None:
@@ -140,7 +133,11 @@ def write_recording(kept: Kept, path: Path) -> None:
     """
     content = io.BytesIO()
     subject = np.frombuffer(msgspec.json.encode(kept.subject), np.uint8)
-    np.savez_compressed(content, subject=subject, samples_ms=kept.samples_ms)
+    recording = kept.recording
+    speed_ms = np.empty(0) if recording.speed_ms is None else recording.speed_ms
+    np.savez_compressed(
+        content, subject=subject, samples_ms=recording.samples_ms, speed_ms=speed_ms
+    )
     write_output(path, content.getvalue())
 
 
@@ -153,8 +150,16 @@ def read_recording(path: Path) -> Kept:
     try:
         with np.load(path) as archive:
             subject = msgspec.json.decode(archive["subject"].tobytes(), type=Subject)
-            return Kept(subject, Recording(archive["samples_ms"]).samples_ms)
-    except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile) as error:
+            speed_ms = archive["speed_ms"] if archive["speed_ms"].size else None
+            return Kept(subject, Recording(archive["samples_ms"], speed_ms=speed_ms))
+    except (
+        OSError,
+        EOFError,
+        LookupError,
+        ValueError,
+        UsageError,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(f"{path} must be a recording by this program, but: {error}") from error
 
 
@@ -164,9 +169,8 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
     Raises:
         UsageError: it is shorter than two windows of 30 s, or an argument is out of range.
     """
-    whole = Recording(kept.samples_ms)
-    short = [Recording(window) for window in windows(whole.samples_ms, WINDOW_SECONDS)]
-    long = windows(whole.samples_ms, LONG_WINDOW_SECONDS)
+    whole = kept.recording
+    short, long = windows(whole, WINDOW_SECONDS), windows(whole, LONG_WINDOW_SECONDS)
     if len(long) < 2:
         raise UsageError(
             f"a recording must be {2 * LONG_WINDOW_SECONDS} s or longer, but is {whole.seconds:.1f} s."
@@ -189,7 +193,9 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
         )
 
     half = len(short) // 2
-    slowed = [Recording((1 + _SLOWER_BY) * window) for window in long[1:]]
+    slowed = [
+        replace(window, samples_ms=(1 + _SLOWER_BY) * window.samples_ms) for window in long[1:]
+    ]
     return Validity(
         subject=kept.subject,
         confidence=confidence,
@@ -198,24 +204,29 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
         recorded_s=whole.seconds,
         p50_ms=float(np.median(whole.samples_ms)),
         cv=float(whole.samples_ms.std() / whole.samples_ms.mean()),
-        drift={f"{length:g}": _drift(whole.samples_ms, length) for length in _DRIFT_SECONDS},
+        drift={f"{length:g}": _drift(whole, length) for length in _DRIFT_SECONDS},
         same_next=verdicts(list(itertools.pairwise(short))),
         same_far=verdicts(list(zip(short, short[half:], strict=False))),
-        slower_by_5_percent=verdicts(
-            [(Recording(a), b) for a, b in zip(long, slowed, strict=False)]
-        ),
+        slower_by_5_percent=verdicts(list(zip(long, slowed, strict=False))),
     )
 
 
-def windows(samples_ms: FloatVector, seconds: float) -> list[FloatVector]:
+def windows(recording: Recording, seconds: float) -> list[Recording]:
     """Cut a recording without pauses into windows of so many seconds; the rest is left out."""
+    samples_ms, speed_ms = recording.samples_ms, recording.speed_ms
     ends_s = np.cumsum(samples_ms) / 1000
     cuts = np.searchsorted(ends_s, seconds * np.arange(1, int(ends_s[-1] / seconds) + 1))
-    return [part for part in np.split(samples_ms, cuts)[:-1] if part.size]
+    return [
+        Recording(
+            samples_ms[first:last], speed_ms=None if speed_ms is None else speed_ms[first:last]
+        )
+        for first, last in itertools.pairwise([0, *cuts])
+        if last > first
+    ]
 
 
-def _drift(samples_ms: FloatVector, seconds: float) -> float:
-    medians_ms = [float(np.median(window)) for window in windows(samples_ms, seconds)]
+def _drift(recording: Recording, seconds: float) -> float:
+    medians_ms = [float(np.median(window.samples_ms)) for window in windows(recording, seconds)]
     return float(np.sqrt(np.mean(np.diff(np.log(medians_ms)) ** 2) / 2))
 
 

@@ -1,7 +1,7 @@
 """Latency of one pipeline: warm up until it is steady, then time single frames one after the other.
 
 A run is one call of the pipeline, from the frame in memory to mask and depth in memory at the frame's
-size; reading the frame is not in it. The harness costs two clock reads and two list entries per run.
+size; reading the frame is not in it. The harness costs three clock reads and two list entries per run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from depthmask.bench.conditions import Conditions, ConditionsMeter, between, spoilt_by
-from depthmask.bench.statistics import carries
+from depthmask.bench.speed_probe import SpeedProbe
+from depthmask.bench.statistics import FloatVector, carries
 from depthmask.errors import UsageError
 from depthmask.frames import UInt8Array
 
@@ -81,6 +82,18 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What else the machine did, where that was so much that the numbers are no fair ones."""
     samples_ms: tuple[float, ...]
     stage_samples_ms: dict[str, tuple[float, ...]]
+    speed_at: tuple[int, ...] = ()
+    """How many samples had been taken when the fixed piece of work was timed (`bench.speed_probe`)."""
+    speed_ms: tuple[float, ...] = ()
+    """And what it took."""
+
+    @property
+    def speed_of_samples_ms(self) -> FloatVector | None:
+        """What the fixed piece of work last took before each sample; None where it was not timed."""
+        if not self.speed_at:
+            return None
+        latest = np.searchsorted(self.speed_at, np.arange(len(self.samples_ms)), side="right") - 1
+        return np.asarray(self.speed_ms, np.float64)[np.maximum(latest, 0)]
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
@@ -120,6 +133,9 @@ class LatencyMeter:
         self._samples_ms: list[float] = []
         self._stages_ms: dict[str, list[float]] = {}
         self._turns: list[Turn] = []
+        self._probe = SpeedProbe()
+        self._speed_at: list[int] = []
+        self._speed_ms: list[float] = []
         self._warmup_runs = 0
         self._stable = False
         self._first_ms: float | None = None
@@ -134,6 +150,7 @@ class LatencyMeter:
         self._samples_ms = list(earlier.samples_ms)
         self._stages_ms = {name: list(ms) for name, ms in earlier.stage_samples_ms.items()}
         self._turns = list(earlier.turns)
+        self._speed_at, self._speed_ms = list(earlier.speed_at), list(earlier.speed_ms)
         self._warmup_runs = earlier.warmup_runs
         self._first_ms = earlier.first_inference_ms
 
@@ -177,6 +194,9 @@ class LatencyMeter:
         end = self._clock() + min_seconds
         taken = 0
         while taken < min_runs or self._clock() < end:
+            if (speed_ms := self._probe.due()) is not None:
+                self._speed_at.append(len(self._samples_ms))
+                self._speed_ms.append(speed_ms)
             total_ms, stages_ms = self._run()
             self._samples_ms.append(total_ms)
             for stage, stage_ms in stages_ms.items():
@@ -214,6 +234,8 @@ class LatencyMeter:
             spoilt_by=spoilt_by([turn.conditions for turn in self._turns]),
             samples_ms=_rounded(self._samples_ms),
             stage_samples_ms={name: _rounded(ms) for name, ms in self._stages_ms.items()},
+            speed_at=tuple(self._speed_at),
+            speed_ms=_rounded(self._speed_ms),
         )
 
     def _run(self) -> tuple[float, dict[str, float]]:

@@ -18,6 +18,8 @@ the blocks are made ten times as long (1/f noise, as in clocks: Allan 1966). Wha
   deviations are therefore stretched by sqrt(n / (n - 1)) for n blocks, the bias, and by the ratio of
   Student's quantile with n - 1 degrees of freedom to the normal one (2.3 at 99 % and four blocks); the
   degrees of freedom of the two recordings are not added up (the safe choice in Welch's test).
+- Where a fixed piece of work was timed beside the frames, what it explains of the shifts is taken out of
+  both recordings' medians first (`bench.equal_speed`).
 - No recording knows what changes between it and the next: a program's layout in memory alone moves it
   by a percent or two (Mytkowicz et al. 2009, "Producing wrong data without doing anything obviously
   wrong!"). So a difference counts only where it is larger than a tolerance, too.
@@ -36,6 +38,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from depthmask.bench.equal_speed import at_equal_speed
 from depthmask.errors import UsageError
 
 CONFIDENCE = 0.99
@@ -45,6 +48,7 @@ MIN_BLOCK_SECONDS = 2.4
 """The level stays shifted for seconds. 10 s, or a sample less, have four blocks."""
 SAMPLES_BEYOND = 10
 
+_MEDIAN = 0.5
 _OFFSETS = 8  # a moving block begins at every eighth of its length
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.5, 0.999
 _MIN_RESAMPLES = 1000
@@ -64,6 +68,8 @@ class Recording:
     """Which round a sample is of, in ascending order; None: there were no pauses."""
     elapsed_s: float | None = None
     """From the first sample to the last, pauses between the rounds included; None: there were none."""
+    speed_ms: FloatVector | None = None
+    """What a fixed piece of work took at about the time of each sample (`bench.speed_probe`)."""
 
     def __post_init__(self) -> None:
         samples_ms = np.asarray(self.samples_ms, np.float64)
@@ -77,6 +83,8 @@ class Recording:
             if rounds.shape != samples_ms.shape or (np.diff(rounds) < 0).any():
                 raise UsageError("rounds must be one ascending number per sample")
             object.__setattr__(self, "rounds", rounds)
+        if self.speed_ms is not None and self.speed_ms.shape != samples_ms.shape:
+            raise UsageError("speed_ms must be one number of milliseconds per sample")
 
     @property
     def seconds(self) -> float:
@@ -143,10 +151,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     a_ms: float
     b_ms: float
     change: float
+    """At equal speed of the machine where `machine_change` is known, else as measured."""
     lower: float | None
     """The interval's ends; None where a recording allows no interval."""
     upper: float | None
     verdict: Verdict
+    machine_change: float | None = None
+    """How much longer the fixed work took during b, which was taken out; None: nothing was."""
     remark: str | None = None
     """Why there is no interval."""
 
@@ -168,7 +179,7 @@ def carries(count: int, share: float) -> bool:
 
 
 def quantile_interval(
-    recording: Recording, share: float = 0.5, *, confidence: float = CONFIDENCE, seed: int = 0
+    recording: Recording, share: float = _MEDIAN, *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Interval | None:
     """Give a percentile in ms (by default the median) with its interval.
 
@@ -192,7 +203,7 @@ def quantile_interval(
 def compare_quantile(
     a: Recording,
     b: Recording,
-    share: float = 0.5,
+    share: float = _MEDIAN,
     *,
     confidence: float = CONFIDENCE,
     tolerance: float = TOLERANCE,
@@ -219,7 +230,10 @@ def compare_quantile(
     if not 0 <= tolerance < 1:
         raise UsageError(f"a tolerance must be 0 to below 1, but got {tolerance}")
     a_ms, b_ms = (float(np.quantile(one.samples_ms, share)) for one in (a, b))
-    change = b_ms / a_ms - 1
+    # Tails come from what interrupts a frame, and not from the machine's speed.
+    equal = at_equal_speed(a, b) if share == _MEDIAN else None
+    a, b = (equal.a, equal.b) if equal else (a, b)
+    change = float(np.quantile(b.samples_ms, share) / np.quantile(a.samples_ms, share)) - 1
     lower = upper = None
     verdict: Verdict = "cannot tell"
     remark = _remark(a, b, share)
@@ -227,7 +241,10 @@ def compare_quantile(
         generator = np.random.default_rng(seed)
         deviations_a = _deviations(a, share, confidence, generator)
         deviations_b = _deviations(b, share, confidence, generator)
-        below, above = _ends(deviations_b - deviations_a, confidence, min(a.blocks, b.blocks))
+        deviations = deviations_b - deviations_a
+        if equal:
+            deviations += equal.log_error * generator.standard_normal(deviations.size)
+        below, above = _ends(deviations, confidence, min(a.blocks, b.blocks))
         lower, upper = ((1 + change) * math.exp(end) - 1 for end in (below, above))
         verdict = _verdict(change, lower, upper, tolerance)
     return Difference(
@@ -238,6 +255,7 @@ def compare_quantile(
         lower=lower,
         upper=upper,
         verdict=verdict,
+        machine_change=equal.machine_change if equal else None,
         remark=remark,
     )
 

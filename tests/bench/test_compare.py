@@ -6,6 +6,7 @@ import pytest
 
 from depthmask import bench
 from depthmask.bench.compare import Comparison, change_text, check_limits
+from depthmask.bench.compare_table import notes
 from depthmask.bench.conditions import Conditions
 from depthmask.bench.latency import Turn
 from depthmask.errors import CheckFailedError, UsageError
@@ -26,7 +27,7 @@ def benchmark(result):
         preemptions=None,
     )
 
-    def cell(samples_ms, rounds=5, spoilt_by=(), **changes):
+    def cell(samples_ms, rounds=5, spoilt_by=(), speed_ms=(), **changes):
         runs = [len(part) for part in np.array_split(samples_ms, rounds)]
         latency = replace(
             result.cells[0].latency,
@@ -34,6 +35,8 @@ def benchmark(result):
             samples_ms=tuple(map(float, samples_ms)),
             turns=tuple(Turn(runs=count, conditions=calm) for count in runs),
             spoilt_by=spoilt_by,
+            speed_at=tuple(range(len(speed_ms))),
+            speed_ms=tuple(map(float, speed_ms)),
         )
         return replace(result.cells[0], latency=latency, **changes)
 
@@ -202,3 +205,21 @@ def test_what_cannot_be_told_passes_the_limits(benchmark):
     comparison = bench.compare(a, b)
     assert change_text(comparison.cells[0].p50) == "+100.0%"
     check_limits(comparison, {"slower": 0, "p99-slower": 0})
+
+
+def test_the_machine_is_taken_out_where_the_same_work_was_timed(benchmark):
+    jumps = np.repeat(np.random.default_rng(0).normal(0, 0.1, 30), 50)
+    slow = {"samples_ms": noisy(20, 1) * np.exp(jumps), "speed_ms": 0.2 * np.exp(jumps)}
+    slower = {"samples_ms": noisy(24, 2) * np.exp(jumps), "speed_ms": 0.24 * np.exp(jumps)}
+    comparison = bench.compare(benchmark(slow), benchmark(slower))
+    (cell,) = comparison.cells
+    assert cell.p50.machine_change == pytest.approx(0.2, abs=0.03)
+    assert cell.p50.change == pytest.approx(0, abs=0.01)
+    assert f"took {cell.p50.machine_change:+.1%} longer during B" in notes(comparison)
+
+
+def test_work_of_another_numpy_is_not_the_same(benchmark):
+    jumps = np.repeat(np.random.default_rng(0).normal(0, 0.1, 30), 50)
+    cell = {"samples_ms": noisy(20, 1) * np.exp(jumps), "speed_ms": 0.2 * np.exp(jumps)}
+    other = benchmark(cell, machine={"packages": {"numpy": "0.1"}})
+    assert bench.compare(benchmark(cell), other).cells[0].p50.machine_change is None

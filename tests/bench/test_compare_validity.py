@@ -17,6 +17,7 @@ from depthmask.bench.compare_validity import (
     write_recording,
 )
 from depthmask.bench.machine import this_machine
+from depthmask.bench.statistics import Recording
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
 
@@ -32,16 +33,17 @@ def kept():
         runtime="onnxruntime",
         threads=1,
     )
-    return Kept(subject, 20 * np.exp(0.03 * noise))
+    return Kept(subject, Recording(20 * np.exp(0.03 * noise)))
 
 
 def test_windows_are_disjoint_and_whole():
     samples_ms = np.arange(1.0, 1001)  # 500.5 s
-    found = windows(samples_ms, 100)
+    found = windows(Recording(samples_ms, speed_ms=2 * samples_ms), 100)
     assert len(found) == 5
-    joined = np.concatenate(found)
+    joined = np.concatenate([window.samples_ms for window in found])
     assert (joined == samples_ms[: joined.size]).all()
-    assert all(99 <= window.sum() / 1000 <= 101 for window in found)
+    assert all((window.speed_ms == 2 * window.samples_ms).all() for window in found)
+    assert all(99 <= window.seconds <= 101 for window in found)
 
 
 def test_white_noise_gives_no_alarm_and_every_find(kept):
@@ -56,7 +58,7 @@ def test_white_noise_gives_no_alarm_and_every_find(kept):
 
 def test_a_short_recording_is_refused(kept):
     with pytest.raises(UsageError, match=r"60 s or longer, but is 20\.\d s"):
-        judge(Kept(kept.subject, kept.samples_ms[:1000]))
+        judge(Kept(kept.subject, Recording(kept.recording.samples_ms[:1000])))
 
 
 def test_a_recording_is_kept_and_judged_again(kept, tmp_path):
@@ -64,7 +66,7 @@ def test_a_recording_is_kept_and_judged_again(kept, tmp_path):
     write_recording(kept, path)
     again = read_recording(path)
     assert again.subject == kept.subject
-    assert (again.samples_ms == kept.samples_ms).all()
+    assert (again.recording.samples_ms == kept.recording.samples_ms).all()
     done = CliRunner().invoke(main, ["--recording", str(path), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["slower_by_5_percent"]["counts"] == {"slower": 3}
@@ -85,6 +87,6 @@ def test_a_bundle_is_recorded():
     kept = record(
         None, seconds=0.05, resolution=Resolution(64, 64), runtime="onnxruntime", threads=1
     )
-    assert kept.samples_ms.size >= 1
-    assert kept.samples_ms.sum() >= 45
+    assert kept.recording.samples_ms.size >= 1
+    assert kept.recording.seconds >= 0.045
     assert (kept.subject.resolution, kept.subject.runtime) == ("64", "onnxruntime")

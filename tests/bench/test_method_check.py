@@ -19,7 +19,9 @@ def test_the_meters_measure_the_same_thing():
     # The same work within a factor that no busy machine explains: seconds for milliseconds, say.
     for ratio in (
         found.ours_over_plain_onnxruntime,
+        found.ours_over_plain_openvino,
         found.ours_over_benchmark_app,
+        found.request_over_benchmark_app,
         found.accuracy_over_predicting,
     ):
         assert 0.05 < ratio < 20
