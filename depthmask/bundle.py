@@ -36,6 +36,21 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
 
 
+class RewriteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an exact rewrite did at one site of a graph (`export.rewrite`)."""
+
+    site: str
+    rewrite: str
+    form: str | None
+    """None: it fits, but was left as exported, because that is faster."""
+    gmac_before: float
+    gmac_after: float
+    predicted_gain: float
+    """How many times faster the cost model says that the site is."""
+    measured_gain: float | None
+    """And a measurement at export (`--tune`); None: none was made."""
+
+
 class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One ONNX graph of the bundle; with a dynamic resolution, the sides are its default's."""
 
@@ -43,8 +58,10 @@ class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     height: int
     width: int
     gmac: float
+    """Of the graph as it is, after its rewrites."""
     parity: dict[str, Any]
     """Agreement with the fp32 PyTorch chain, measured at export (`ParityReport`)."""
+    rewrites: tuple[RewriteRecord, ...] = ()
 
     @property
     def resolution(self) -> Resolution:

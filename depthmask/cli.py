@@ -30,6 +30,7 @@ COMMANDS = {
     "import": "Turn a published .pth file into a checkpoint.",
     "export": "Export a chain to a verified bundle.",
     "verify": "Check a bundle's files and its agreement with PyTorch, on this machine.",
+    "inspect": "Show what a bundle is, and what was rewritten in it.",
     "bench": "Measure latency and accuracy per resolution and runtime.",
     "compare": "Say what became faster or slower between two results of `bench`.",
     "run": "Run a bundle on photographs, videos or a camera.",

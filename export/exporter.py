@@ -21,6 +21,7 @@ from depthmask.bundle import (
     InputKind,
     Manifest,
     Precision,
+    RewriteRecord,
     open_bundle,
     record_files,
     write_manifest,
@@ -30,6 +31,7 @@ from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.onnx_files import save_models
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import Reference, make_reference
+from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, to_onnx
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
@@ -42,6 +44,7 @@ from depthmask.version import __version__
 DEFAULT_RESOLUTION = Resolution(224, 224)
 # The search for fp16 leaves room for runtimes that round in another order.
 _SEARCHED_SHARE = 0.7
+_DEFAULT_REWRITES = RewriteOptions()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -59,6 +62,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
+    rewrites: RewriteOptions = _DEFAULT_REWRITES
 
     def __post_init__(self) -> None:
         if not self.resolutions:
@@ -79,6 +83,7 @@ def export_chain(
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
+    rewrites: RewriteOptions = _DEFAULT_REWRITES,
     weights: dict[str, Any] | None = None,
     data: Samples | None = None,
     overwrite: bool = False,
@@ -99,6 +104,7 @@ def export_chain(
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
+        rewrites: which exact rewrites are made, and how that is decided.
         weights: where the weights come from, for the manifest.
         data: labelled samples for the accuracy check; without them parity alone decides.
         overwrite: replace an existing bundle.
@@ -122,6 +128,7 @@ def export_chain(
         input=input,
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
+        rewrites=rewrites,
     )
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
@@ -131,7 +138,9 @@ def export_chain(
 
     progress("running the PyTorch chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
-    models, fp32_nodes = _make_graphs(chain, options, reference, trace or to_onnx, progress)
+    models, records, fp32_nodes = _make_graphs(
+        chain, options, reference, trace or to_onnx, progress
+    )
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
@@ -151,8 +160,9 @@ def export_chain(
                     file=_file_name(r, options),
                     height=r.height,
                     width=r.width,
-                    gmac=round(gmac(chain, (1, 3, r.height, r.width)), 4),
+                    gmac=round(gmac(chain, (1, 3, r.height, r.width)) - saved_gmac(records[r]), 4),
                     parity={},
+                    rewrites=records[r],
                 )
                 for r in options.resolutions
             ),
@@ -179,9 +189,12 @@ def _make_graphs(
     reference: Reference,
     trace: Trace,
     progress: Progress,
-) -> tuple[dict[Resolution, ir.Model], tuple[str, ...]]:
-    """The graph of each resolution, and the nodes of fp16 graphs that stay fp32."""
+) -> tuple[
+    dict[Resolution, ir.Model], dict[Resolution, tuple[RewriteRecord, ...]], tuple[str, ...]
+]:
+    """The graph of each resolution, its rewrites, and the nodes of fp16 graphs that stay fp32."""
     models: dict[Resolution, ir.Model] = {}
+    records: dict[Resolution, tuple[RewriteRecord, ...]] = {}
     fp32_nodes: set[str] = set()
     for resolution in options.resolutions:
         progress(f"tracing at {resolution}")
@@ -192,6 +205,8 @@ def _make_graphs(
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
         )
+        progress(f"rewriting at {resolution}")
+        model, records[resolution] = rewrite(model, options.rewrites)
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
             batches = _batches(chain, options.input, resolution, reference)
@@ -201,7 +216,7 @@ def _make_graphs(
             fp32_nodes.update(kept)
             model = to_fp16(model, kept)
         models[resolution] = model
-    return models, tuple(sorted(fp32_nodes))
+    return models, records, tuple(sorted(fp32_nodes))
 
 
 def _batches(

@@ -17,6 +17,7 @@ from depthmask.commands.options import (
     preset_option,
     print_json,
     resolutions_option,
+    threads_option,
 )
 from depthmask.frames import Resolution
 
@@ -56,6 +57,26 @@ if TYPE_CHECKING:
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
 @click.option("--to", "target", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--rewrite",
+    "rewrites",
+    default="auto",
+    show_default=True,
+    metavar="auto|all|none|NAMES",
+    help="Exact rewrites that leave work out: where they pay, everywhere, or nowhere.",
+)
+@click.option(
+    "--tune", is_flag=True, help="Decide on rewrites by timing every site on this machine."
+)
+@click.option(
+    "--for",
+    "profile",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="The kind of machine that rewrites are chosen for, without --tune.",
+)
+@threads_option
 @data_option
 @out_option("The bundle's folder; by default ./PRESET-RESOLUTION-PRECISION/.")
 @overwrite_option
@@ -74,6 +95,10 @@ def command(
     dynamic_batch: bool,
     dynamic_resolution: bool,
     target: Any,  # noqa: ANN401
+    rewrites: str,
+    tune: bool,
+    profile: Any,  # noqa: ANN401
+    threads: int | None,
     data: Path | None,
     out: Path | None,
     overwrite: bool,
@@ -101,9 +126,11 @@ def command(
         export_chain,
         output_name,
     )
+    from depthmask.export.rewrite import RewriteOptions
     from depthmask.export.source import open_chain
     from depthmask.samples import open_samples
 
+    chosen = RewriteOptions(names=rewrites, profile=profile, tune=tune, threads=threads)
     chain, weights = open_chain(
         preset,
         checkpoint=checkpoint,
@@ -128,6 +155,7 @@ def command(
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
+            rewrites=chosen,
             weights=weights,
             data=samples,
             overwrite=overwrite,

@@ -1,0 +1,107 @@
+"""Small steps in which rewrites change an onnx-ir graph: constants, nodes of a site, loose ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A tensor's shape; None where a side is open or not known."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(side) for side in value.shape.numpy())
+
+
+def constant_array(value: ir.Value | None) -> Array | None:
+    """What a weight or a constant holds; None of a tensor that is computed."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+class Site:
+    """Adds nodes in front of a node, named after it and with its stage."""
+
+    def __init__(self, graph: ir.Graph, before: ir.Node, name: str) -> None:
+        self._graph = graph
+        self._before = before
+        self._name = name
+        self._count = 0
+
+    def constant(self, array: Array) -> ir.Value:
+        """A new initializer."""
+        name = self._next("constant")
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=ir.tensor(array, name=name),
+        )
+        self._graph.register_initializer(value)
+        return value
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        shape: Sequence[int],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> ir.Value:
+        """A new node with one float32 output of this shape."""
+        (output,) = self.nodes(op_type, inputs, [shape], attributes)
+        return output
+
+    def nodes(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        shapes: Sequence[Sequence[int]],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> list[ir.Value]:
+        """A new node with several."""
+        name = self._next(op_type)
+        outputs = [
+            ir.Value(
+                name=name if len(shapes) == 1 else f"{name}_{index}",
+                shape=ir.Shape(list(shape)),
+                type=ir.TensorType(ir.DataType.FLOAT),
+            )
+            for index, shape in enumerate(shapes)
+        ]
+        node = ir.node(op_type, list(inputs), attributes=attributes, outputs=outputs, name=name)
+        node.metadata_props.update(self._before.metadata_props)
+        self._graph.insert_before(self._before, node)
+        return outputs
+
+    def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """A Reshape to sides that are all known."""
+        return self.node("Reshape", [value, self.constant(np.array(shape, np.int64))], shape)
+
+    def _next(self, what: str) -> str:
+        self._count += 1
+        return f"{self._name}/{what}_{self._count}"
+
+
+def replace_output(node: ir.Node, value: ir.Value) -> None:
+    """Let `value` take the place, the name and the users of a node's only output."""
+    (old,) = node.outputs
+    name = old.name
+    old.name = f"{name}/before"
+    value.name = name
+    old.replace_all_uses_with(value, replace_graph_outputs=True)
+
+
+def remove(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Remove nodes whose outputs nobody uses any more, and constants that nobody uses then."""
+    graph.remove(list(nodes), safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in graph.outputs:
+            del graph.initializers[name]

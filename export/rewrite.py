@@ -1,0 +1,166 @@
+"""Exact rewrites of a graph: which there are, and which form is put at which site.
+
+A rewrite changes no result but by rounding (its module states the theorem). Whether it pays hangs on the
+site, so a cost model proposes a form per site, or a measurement on this machine decides (`export.tune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Literal
+
+import onnx_ir as ir
+
+from depthmask.bundle import RewriteRecord
+from depthmask.errors import UsageError
+from depthmask.export import upsample_conv
+from depthmask.export.tune import cut_out, fastest_ms
+from depthmask.export.upsample_conv import FORMS, Form, UpsampleConv
+
+Profile = Literal["cpu", "gpu"]
+NAMES = ("upsample-conv",)
+"""In the order in which they are applied."""
+
+Timings = Callable[[Mapping[str, ir.Model]], dict[str, dict[str, float]]]
+"""Milliseconds by runtime and name, as `tune.fastest_ms`."""
+
+_AS_EXPORTED = "as exported"
+_WORTH_IT = 0.95
+"""A rewrite that saves less than a twentieth is not made: measurements are no better than that."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine takes, roughly; only their ratio decides."""
+
+    ps_per_mac: float
+    ps_per_float: float
+    """Of the largest intermediate tensor, which is written, rearranged and read again."""
+    cached_floats: int
+    """As many cost nothing, since they stay in the caches."""
+
+
+RATES: dict[Profile, Rates] = {
+    # Fitted to 22 sites of hu2019 at 64 and 224 px on two cores with AVX-512 (ONNX Runtime and OpenVINO).
+    "cpu": Rates(ps_per_mac=9.4, ps_per_float=1800, cached_floats=1_000_000),
+    # From the data sheets of small inference GPUs (4 TMAC/s in float32, 300 GB/s); not measured.
+    "gpu": Rates(ps_per_mac=0.25, ps_per_float=40, cached_floats=1_000_000),
+}
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """How rewrites are chosen.
+
+    Args:
+        names: `auto` (what pays), `all` (at every site, the form that the cost model likes best), `none`,
+            or names of rewrites, of which every site is rewritten.
+        profile: the kind of machine that the cost model is of.
+        tune: measure every form of every site on this machine instead.
+        threads: that the measurement uses.
+    """
+
+    names: str = "auto"
+    profile: Profile = "cpu"
+    tune: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.names.split(","):
+            if name not in ("auto", "all", "none", *NAMES):
+                raise UsageError(
+                    f"a rewrite must be auto, all, none, or of {', '.join(NAMES)}, but got {name!r}"
+                )
+
+
+def rewrite(
+    model: ir.Model, options: RewriteOptions | None = None, *, timings: Timings | None = None
+) -> tuple[ir.Model, tuple[RewriteRecord, ...]]:
+    """A rewritten copy of a graph, and what was done at each site that a rewrite fits.
+
+    Postcondition: the same inputs and outputs; equal up to rounding.
+
+    Args:
+        model: float32; not changed.
+        options: by default `auto` for CPUs.
+        timings: how forms are timed; `tune.fastest_ms` unless a test brings its own.
+    """
+    options = options or RewriteOptions()
+    if options.names == "none":
+        return model, ()
+    model = model.clone()
+    records = []
+    for site in list(upsample_conv.find(model.graph)):
+        measured = _measured(site, options, timings) if options.tune else {}
+        form = _choose(site, options, measured)
+        records.append(_record(site, form, options.profile, measured))
+        if form is not None:
+            upsample_conv.apply(model.graph, site, form)
+    return model, tuple(records)
+
+
+def predicted_ms(site: UpsampleConv, form: Form | None, profile: Profile) -> float:
+    """What the cost model says; None: as exported."""
+    rates = RATES[profile]
+    # A convolution as exported reads its input in place.
+    floats = upsample_conv.intermediate_floats(site, form) if form is not None else 0
+    floats = max(0, floats - rates.cached_floats)
+    return 1e-9 * (upsample_conv.macs(site, form) * rates.ps_per_mac + floats * rates.ps_per_float)
+
+
+def _choose(
+    site: UpsampleConv, options: RewriteOptions, measured: Mapping[Form | None, float]
+) -> Form | None:
+    cost = {form: _cost(site, form, options.profile, measured) for form in FORMS}
+    best = min(FORMS, key=cost.__getitem__)
+    if options.names != "auto":
+        return best
+    as_exported = _cost(site, None, options.profile, measured)
+    return best if cost[best] <= _WORTH_IT * as_exported else None
+
+
+def _cost(
+    site: UpsampleConv, form: Form | None, profile: Profile, measured: Mapping[Form | None, float]
+) -> float:
+    return measured[form] if measured else predicted_ms(site, form, profile)
+
+
+def _measured(
+    site: UpsampleConv, options: RewriteOptions, timings: Timings | None
+) -> dict[Form | None, float]:
+    """One number per form: the geometric mean over the runtimes, since one graph serves them all."""
+    models: dict[str, ir.Model] = {_AS_EXPORTED: cut_out(site)}
+    for form in FORMS:
+        models[form] = models[_AS_EXPORTED].clone()
+        (alone,) = upsample_conv.find(models[form].graph)
+        upsample_conv.apply(models[form].graph, alone, form)
+    found = timings(models) if timings else fastest_ms(models, options.threads)
+    by_form: dict[Form | None, float] = {}
+    for form in (None, *FORMS):
+        by_form[form] = geometric_mean(ms[form or _AS_EXPORTED] for ms in found.values())
+    return by_form
+
+
+def _record(
+    site: UpsampleConv,
+    form: Form | None,
+    profile: Profile,
+    measured: Mapping[Form | None, float],
+) -> RewriteRecord:
+    predicted = predicted_ms(site, None, profile) / predicted_ms(site, form, profile)
+    return RewriteRecord(
+        site=site.name,
+        rewrite="upsample-conv",
+        form=form,
+        gmac_before=round(upsample_conv.macs(site, None) / 1e9, 4),
+        gmac_after=round(upsample_conv.macs(site, form) / 1e9, 4),
+        predicted_gain=round(predicted, 3) if form else 1.0,
+        measured_gain=round(measured[None] / measured[form], 3) if measured else None,
+    )
+
+
+def saved_gmac(records: Sequence[RewriteRecord]) -> float:
+    """What the rewrites of a graph leave out, of multiply-accumulates."""
+    return sum(record.gmac_before - record.gmac_after for record in records)

@@ -1,0 +1,117 @@
+"""Which form of a rewrite is fastest on this machine: every site cut out, every form timed, in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from depthmask import runtimes
+from depthmask.export.onnx_files import to_bytes
+from depthmask.export.upsample_conv import UpsampleConv
+from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
+from depthmask.runtimes.openvino_runtime import configuration
+
+_ROUNDS = 7
+_TURN_SECONDS = 0.02
+_TIMED_RUNTIMES = ("onnxruntime", "openvino")
+
+Call = Callable[[], object]
+
+
+def cut_out(site: UpsampleConv) -> ir.Model:
+    """A model of the site's nodes alone, with their weights; its input is what the Resize reads."""
+    source = site.resize.inputs[0]
+    assert source is not None
+    nodes = (site.resize, *site.convolutions)
+    values: dict[ir.Value, ir.Value] = {}
+
+    def twin(value: ir.Value) -> ir.Value:
+        if value not in values:
+            values[value] = ir.Value(
+                name=value.name, shape=value.shape, type=value.type, const_value=value.const_value
+            )
+        return values[value]
+
+    twins = [
+        ir.node(
+            node.op_type,
+            [None if value is None else twin(value) for value in node.inputs],
+            attributes=dict(node.attributes),
+            outputs=[twin(value) for value in node.outputs],
+            name=node.name,
+        )
+        for node in nodes
+    ]
+    graph = ir.Graph(
+        [twin(source)],
+        [twin(node.outputs[0]) for node in site.convolutions],
+        nodes=twins,
+        initializers=[v for v in values.values() if v.const_value is not None],
+        opset_imports={"": 18},
+        name="site",
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+def fastest_ms(
+    models: Mapping[str, ir.Model], threads: int | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds by runtime and by name, of models that take the same single input.
+
+    Those runtimes are timed that are installed; models take turns in an order drawn anew each time.
+    """
+    (shape,) = {tuple(model.graph.inputs[0].shape or ()) for model in models.values()}
+    generator = np.random.default_rng(seed)
+    data = generator.standard_normal([int(side) for side in shape]).astype(np.float32)
+    found = {}
+    for runtime in _TIMED_RUNTIMES:
+        if runtime not in runtimes.installed():
+            continue
+        opener = {"onnxruntime": _onnxruntime_call, "openvino": _openvino_call}[runtime]
+        calls = {name: opener(to_bytes(model), data, threads) for name, model in models.items()}
+        found[runtime] = _in_turns(calls, generator)
+    return found
+
+
+def _in_turns(calls: Mapping[str, Call], generator: np.random.Generator) -> dict[str, float]:
+    names: Sequence[str] = list(calls)
+    times_ms: dict[str, list[float]] = {name: [] for name in names}
+    for call in calls.values():
+        call()
+    for _ in range(_ROUNDS):
+        for index in generator.permutation(len(names)):
+            name = names[index]
+            calls[name]()
+            end = time.perf_counter() + _TURN_SECONDS
+            while True:
+                started = time.perf_counter()
+                calls[name]()
+                now = time.perf_counter()
+                times_ms[name].append(1000 * (now - started))
+                if now >= end:
+                    break
+    return {name: median(times) for name, times in times_ms.items()}
+
+
+def _onnxruntime_call(model: bytes, data: np.ndarray, threads: int | None) -> Call:
+    ort = import_onnxruntime()
+    options = session_options(ort, threads)
+    # Sessions wait their turn: one that spins meanwhile takes the cores of the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: data}
+    return lambda: session.run(None, inputs)
+
+
+def _openvino_call(model: bytes, data: np.ndarray, threads: int | None) -> Call:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", configuration(threads))
+    request = compiled.create_infer_request()
+    return lambda: request.infer([data], share_inputs=True)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from depthmask import chain as chains
+from depthmask.bundle import open_bundle
+from depthmask.cli import main
+from depthmask.errors import UsageError
+from depthmask.export import export_chain
+from depthmask.export.onnx_files import to_bytes
+from depthmask.export.rewrite import RewriteOptions, rewrite
+from depthmask.export.to_onnx import stage_of, to_onnx
+from depthmask.export.tune import cut_out, fastest_ms
+from depthmask.export.upsample_conv import find
+from depthmask.frames import Resolution
+
+SMALLEST = Resolution(32, 32)
+SITES = {
+    f"{stage}.D.up{n}" for stage, ns in (("mask", (1, 2, 3)), ("depth", (1, 2, 3, 4))) for n in ns
+}
+SITES |= {f"depth.MFF.up{n}" for n in (1, 2, 3, 4)}
+
+
+@pytest.fixture(scope="module")
+def hu2019():
+    return chains.build("hu2019", seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def model(hu2019):
+    return to_onnx(hu2019, SMALLEST, input_kind="image")
+
+
+def outputs(model, threads=2):
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
+    image_13HW = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    return session.run(["mask", "depth"], {"image": image_13HW})
+
+
+@pytest.mark.parametrize("names", ["auto", "all", "upsample-conv"])
+def test_a_rewritten_chain_gives_the_same_with_less_work(model, names):
+    found, records = rewrite(model, RewriteOptions(names=names))
+    assert {record.site for record in records} == SITES
+    assert sum(r.gmac_after for r in records) < 0.35 * sum(r.gmac_before for r in records)
+    assert not [node for node in found.graph if node.op_type == "Resize"]
+    for expected, values in zip(outputs(model), outputs(found), strict=True):
+        assert np.abs(values - expected).max() <= 1e-4 * np.ptp(expected)
+
+
+def test_new_nodes_keep_the_stage_and_the_old_graph_is_left_alone(model):
+    before = len(list(find(model.graph)))
+    found, _ = rewrite(model)
+    new = [node for node in found.graph if "/matrix/" in (node.name or "")]
+    assert new
+    assert {stage_of(node) for node in new} == {"mask", "depth"}
+    assert all((node.name or "").startswith(f"{stage_of(node)}.") for node in new)
+    assert len(list(find(model.graph))) == before
+
+
+def test_none_changes_nothing(model):
+    assert rewrite(model, RewriteOptions(names="none")) == (model, ())
+
+
+def test_a_measurement_decides(model):
+    def timings(models):
+        slow = {"as exported": 2.0, "matrix": 9.0, "half": 1.0}
+        return {"onnxruntime": slow, "openvino": {name: ms + 1 for name, ms in slow.items()}}
+
+    _, records = rewrite(model, RewriteOptions(tune=True), timings=timings)
+    assert {record.form for record in records} == {"half"}
+    assert records[0].measured_gain == pytest.approx((6 / 2) ** 0.5, abs=1e-3)
+
+
+def test_what_is_not_faster_is_left_as_exported(model):
+    def timings(models):
+        return {"onnxruntime": dict.fromkeys(models, 1.0)}
+
+    found, records = rewrite(model, RewriteOptions(tune=True), timings=timings)
+    assert {record.form for record in records} == {None}
+    assert all(record.gmac_after == record.gmac_before for record in records)
+    assert [node.name for node in found.graph] == [node.name for node in model.graph]
+
+
+def test_a_site_alone_is_timed_on_the_runtimes_that_are_installed(model):
+    site = next(find(model.graph))
+    found = fastest_ms({"one": cut_out(site), "two": cut_out(site)}, threads=1)
+    assert set(found) <= {"onnxruntime", "openvino"}
+    assert found["onnxruntime"].keys() == {"one", "two"}
+    assert min(found["onnxruntime"].values()) > 0
+
+
+def test_an_unknown_rewrite_is_refused():
+    with pytest.raises(UsageError, match="auto, all, none, or of upsample-conv, but got 'magic'"):
+        RewriteOptions(names="magic")
+
+
+def test_a_bundle_says_what_was_rewritten(hu2019, model, tmp_path):
+    out = tmp_path / "b"
+    export_chain(hu2019, out, resolution=SMALLEST, input="image", trace=lambda *_, **__: model)
+    graph = open_bundle(out).graph()
+    assert {record.site for record in graph.rewrites} == SITES
+    done = CliRunner().invoke(main, ["inspect", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.output)["graphs"][0]["rewrites"]) == len(SITES)
+    done = CliRunner().invoke(main, ["inspect", str(out)])
+    assert "depth.MFF.up4" in done.output
+    assert "upsample-conv: matrix" in done.output
+    assert f"{len(SITES)} of {len(SITES)}" in done.output
