@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from depthmask.bench.conditions import ConditionsMeter, between, spoilt_by
 from depthmask.bench.latency import Clock, TimedPipeline, quantile_ms
 from depthmask.errors import UsageError
 from depthmask.frames import UInt8Array
@@ -34,6 +35,8 @@ class OpenLoopResult(msgspec.Struct, frozen=True, kw_only=True):
     p90_ms: float | None
     p99_ms: float | None
     longest_ms: float
+    spoilt_by: tuple[str, ...] = ()
+    """What else the machine did, where that was so much that the numbers are no fair ones."""
     samples_ms: tuple[float, ...]
 
     def __repr__(self) -> str:
@@ -60,6 +63,8 @@ def measure_under_load(
             f" {arrivals_per_s:g} and {seconds:g}"
         )
     offered = max(1, round(seconds * arrivals_per_s))
+    conditions = ConditionsMeter()
+    before = conditions.now()
     started = clock()
     late_s = 0.0
     samples_ms: list[float] = []
@@ -80,6 +85,7 @@ def measure_under_load(
         p90_ms=quantile_ms(samples_ms, 0.9),
         p99_ms=quantile_ms(samples_ms, 0.99),
         longest_ms=max(samples_ms),
+        spoilt_by=spoilt_by([between(before, conditions.now())]),
         samples_ms=tuple(round(sample, 4) for sample in samples_ms),
     )
 
