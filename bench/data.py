@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from depthmask.errors import InputError
 from depthmask.frames import IMAGE_SUFFIXES, Resolution, UInt8Array
 from depthmask.samples import Samples, open_samples
 from depthmask.video.clip import CLIP_FRAMES, Clip
@@ -26,6 +27,8 @@ def open_data(path: Path | None, limit: int | None = None) -> Data:
     Raises:
         InputError: it is missing, damaged or neither.
     """
+    if path is not None and not path.exists():
+        raise InputError(f"{path} must be a data set folder or a video file, but there is none")
     if path is not None and path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
         return Clip(path, limit or CLIP_FRAMES)
     return open_samples(path)

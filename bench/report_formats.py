@@ -22,7 +22,7 @@ def check_suffix(path: Path) -> None:
         UsageError: it is none of `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a report must end in {', '.join(SUFFIXES)}, but got {path}")
+        raise UsageError(f"a report must end in .html, .md or .csv, but got {path}")
 
 
 def render_report(

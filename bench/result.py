@@ -189,7 +189,7 @@ def check_complete(result: BenchResult) -> None:
     first = result.problems[0]
     message = (
         f"every cell must be measured, but {len(result.problems)} of {len(result.cells)} were not:"
-        f" {first.bundle} {first.resolution} {first.runtime}: {first.problem}"
+        f" {first.label}: {first.problem}"
     )
     if all(cell.status == "unavailable" for cell in result.problems):
         raise UnavailableError(message)

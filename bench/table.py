@@ -228,7 +228,13 @@ def _accuracy_note(result: BenchResult) -> str:
     if not measured:
         no_labels = ": the data has no labels" if len(result.problems) < len(result.cells) else ""
         return f"Accuracy was not measured{no_labels}."
-    return f"Accuracy over {measured[0].count} images; depth {_regions(result)}, median-scaled."
+    regions = _regions(result)
+    depth = (
+        f"depth {regions}, median-scaled"
+        if any(cell.depth for cell in result.cells)
+        else (f"no valid depth to judge ({regions})")
+    )
+    return f"Accuracy over {measured[0].count} images; {depth}."
 
 
 def _regions(result: BenchResult) -> str:

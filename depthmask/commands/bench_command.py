@@ -157,6 +157,11 @@ def command(
       dmx bench --sweep --target-ms 16 --data DATA --export fastest/
     """
     if sweep:
+        if out or plot or reports or against:
+            raise click.UsageError(
+                "--sweep must come without --out, --plot, --report and --against: it writes a bundle to"
+                " --export, and --json prints what it measured."
+            )
         _sweep(
             bundles,
             target_ms,

@@ -108,5 +108,5 @@ def test_every_format_says_that_a_result_is_partial(result, name, mark):
 
 
 def test_another_format_is_refused(result):
-    with pytest.raises(UsageError, match=r"must end in \.html, \.md, \.csv, but got r\.pdf"):
+    with pytest.raises(UsageError, match=r"must end in \.html, \.md or \.csv, but got r\.pdf"):
         render_report(Path("r.pdf"), result)
