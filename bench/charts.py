@@ -144,12 +144,10 @@ def load_chart(result: BenchResult, styles: Styles) -> str | None:
     shortest = min(one.p50_ms for one in everything)
     longest = max(one.p50_ms if one.sustained else one.longest_ms for one in everything)
     chart = Chart(
-        Scale.around([one.arrivals_per_s for one in everything]),
+        Scale.around([one.arrivals_per_s for one in everything], log=True),
         Scale.around([shortest, longest], log=True),
         "frames that arrive, per second",
         "latency, ms, median",
-        width=760,
-        height=360,
     )
     for cell, load in shown:
         if not load:

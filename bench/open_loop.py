@@ -30,7 +30,8 @@ class OpenLoopResult(msgspec.Struct, frozen=True, kw_only=True):
     offered: int
     done: int
     sustained: bool
-    """Whether the last frame was begun within one interval of when it was due: no queue grew."""
+    """Whether no queue grew: among the last tenth of the frames, one was begun within an interval of
+    when it was due. (Not the very last one: a single hiccup before it would count.)"""
     p50_ms: float
     p90_ms: float | None
     p99_ms: float | None
@@ -66,12 +67,12 @@ def measure_under_load(
     conditions = ConditionsMeter()
     before = conditions.now()
     started = clock()
-    late_s = 0.0
+    late_s: list[float] = []
     samples_ms: list[float] = []
     for number in range(offered):
         due = started + number / arrivals_per_s
         _wait_until(due, clock, sleep)
-        late_s = clock() - due
+        late_s.append(clock() - due)
         if clock() - started > _LONGEST * seconds:
             break
         pipeline(frames[number % len(frames)])
@@ -80,7 +81,8 @@ def measure_under_load(
         arrivals_per_s=arrivals_per_s,
         offered=offered,
         done=len(samples_ms),
-        sustained=len(samples_ms) == offered and late_s <= 1 / arrivals_per_s,
+        sustained=len(samples_ms) == offered
+        and min(late_s[-max(1, offered // 10) :]) <= 1 / arrivals_per_s,
         p50_ms=float(np.median(samples_ms)),
         p90_ms=quantile_ms(samples_ms, 0.9),
         p99_ms=quantile_ms(samples_ms, 0.99),

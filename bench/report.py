@@ -156,8 +156,8 @@ def _load(result: BenchResult, styles: Styles) -> str | None:
     if chart is None:
         return None
     return (
-        f"{chart}{styles.legend()}<p>Medians. Faint: a rate that was not sustained, with the longest time"
-        " that a frame took before the measurement ended.</p>"
+        f'{chart}{styles.legend()}<p class="notes">Medians. Faint: a rate that was not sustained, with'
+        " the longest time that a frame took before the measurement ended.</p>"
     )
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from depthmask.accuracy import AccuracyResult, DepthAccuracy
 from depthmask.bench.latency import LatencyResult
-from depthmask.bench.machine import Machine
+from depthmask.bench.machine import PACKAGES, Machine
 from depthmask.bench.open_loop import OpenLoopResult
 from depthmask.bench.recordings import PERCENTILES, Intervals, percentile_intervals
 from depthmask.bench.result import Agreement, BenchResult, Cell
@@ -46,10 +46,8 @@ def report_csv(result: BenchResult) -> str:
 
 def _of_result(result: BenchResult) -> Values:
     machine = _single("machine_", Machine, result.machine)
-    machine |= {
-        f"{package.replace('-', '_')}_version": version
-        for package, version in result.machine.packages.items()
-    }
+    versions = dict.fromkeys(PACKAGES) | result.machine.packages
+    machine |= {f"{name.replace('-', '_')}_version": text for name, text in versions.items()}
     values = _single("", BenchResult, result) | {"complete": result.complete}
     return values | {"frame_sizes_px": " ".join(result.frame_sizes)} | machine
 
@@ -108,10 +106,6 @@ def _single(prefix: str, kind: type, value: object) -> Values:
 
 
 def _is_single(hint: Any) -> bool:  # noqa: ANN401  (a type, or what looks like one)
-    return hint in _SINGLE or (
-        bool(get_args(hint))
-        and not isinstance(hint, type)
-        and all(isinstance(part, str) or _is_single(part) for part in get_args(hint))
-        and "tuple" not in str(hint)
-        and "dict" not in str(hint)
-    )
+    if get_origin(hint) in (Union, UnionType):
+        return all(map(_is_single, get_args(hint)))
+    return hint in _SINGLE or get_origin(hint) is Literal

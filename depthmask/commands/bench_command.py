@@ -226,8 +226,8 @@ def command(
             )
     except KeyboardInterrupt:
         if shown.result is not None:
-            _print(shown.result, as_json=as_json)
             outputs.keep(shown.result)
+            _print(shown.result, as_json=as_json)
         raise
     outputs.write(result, opened, measured_on)
     _print(result, as_json=as_json)
