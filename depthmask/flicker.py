@@ -18,7 +18,7 @@ ECCV 2018), with absolute differences where they square them:
   pixels count (a cut, or motion that the flow cannot follow) or the size of the frames changes.
 - `mask_unwarped` is the mean of |m(t, x) - m(t-1, x)| over all pixels of these pairs: with the motion in it.
 
-Frames and maps of more than 512 px are shrunk first, so that the cost is bounded. A camera that comes nearer
+Frames and maps of more than 320 px are shrunk first, so that the cost is bounded. A camera that comes nearer
 changes every depth, and that counts. Errors of the flow and the blur of moving a map count too, so the
 figure of a perfect network is not 0 where things move: compare cells on one clip, not clips.
 """
@@ -36,7 +36,7 @@ from depthmask.errors import CheckFailedError, InputError
 from depthmask.frames import FloatArray, UInt8Array
 from depthmask.presets import Kind
 
-LONGEST_SIDE_PX = 512
+LONGEST_SIDE_PX = 320
 SMALLEST_SIDE_PX = 16
 """DIS needs a few of its patches of 8 px."""
 _LEAST_VISIBLE_SHARE = 0.5
@@ -188,7 +188,7 @@ def _check(frame_HW3: UInt8Array, prediction: PredictionLike) -> None:
 
 
 def _shrunk(map_HW: UInt8Array | FloatArray) -> FloatArray:
-    """To 512 px at most on the longer side."""
+    """To 320 px at most on the longer side."""
     height, width = map_HW.shape
     scale = LONGEST_SIDE_PX / max(height, width)
     if scale >= 1:
