@@ -22,8 +22,6 @@ from depthmask.frames import Resolution, UInt8Array
 from depthmask.pipeline import Pipeline, Prediction
 
 DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
-TIMED_FRAMES = 8
-"""Frames of a data set that are timed in turn, at most."""
 _MEMORY_TIMEOUT_SECONDS = 120
 
 

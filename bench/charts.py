@@ -135,6 +135,34 @@ def stages(result: BenchResult) -> str | None:
     return chart.svg("parts of a call by cell") + f'<p class="legend">{keys}</p>'
 
 
+def load_chart(result: BenchResult, styles: Styles) -> str | None:
+    """Rate of arrivals against latency, a line per cell; None where none was measured."""
+    shown = [(cell, sorted(cell.load, key=lambda one: one.arrivals_per_s)) for cell in result.cells]
+    everything = [one for _, load in shown for one in load]
+    if not everything:
+        return None
+    shortest = min(one.p50_ms for one in everything)
+    longest = max(one.p50_ms if one.sustained else one.longest_ms for one in everything)
+    chart = Chart(
+        Scale.around([one.arrivals_per_s for one in everything], log=True),
+        Scale.around([shortest, longest], log=True),
+        "frames that arrive, per second",
+        "latency, ms, median",
+    )
+    for cell, load in shown:
+        if not load:
+            continue
+        colour, shape = styles.of(cell)
+        held = [(one.arrivals_per_s, one.p50_ms) for one in load if one.sustained]
+        chart.line(held, f"curve l{colour % 8}")
+        for one in load:
+            y = one.p50_ms if one.sustained else one.longest_ms
+            words = f"{cell.label} at {one.arrivals_per_s:g}/s: median {one.p50_ms:.2f} ms, longest"
+            words += f" {one.longest_ms:.2f} ms{'' if one.sustained else ', not sustained'}"
+            chart.mark(one.arrivals_per_s, y, colour, shape, words, faint=not one.sustained)
+    return chart.svg("latency under load")
+
+
 def roofline_chart(found: Sequence[Roofline]) -> str | None:
     """Arithmetic intensity against speed, under what the machine could do at best."""
     if not found:

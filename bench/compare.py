@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from depthmask.bench.comparable import Change, changed, check_comparable
 from depthmask.bench.latency import LatencyResult
+from depthmask.bench.recordings import recordings
 from depthmask.bench.result import BenchResult, Cell, runner_name
 from depthmask.bench.statistics import (
     CONFIDENCE,
@@ -212,10 +212,7 @@ class _Measured:
 
     cell: Cell
     latency: LatencyResult
-    pauses_s: float
-    """The turns of the other cells, which were between its own."""
-    same_work: bool
-    """Whether the fixed piece of work was the same in both results."""
+    recording: Recording
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -224,30 +221,14 @@ class _Measured:
         network = (cell.preset, cell.precision, cell.height_px, cell.width_px)
         return (*network, cell.runtime, cell.device, cell.threads, cell.batch)
 
-    @property
-    def recording(self) -> Recording:
-        """Its samples; its turns are rounds only where there were pauses between them."""
-        samples_ms = np.array(self.latency.samples_ms)
-        runs = [turn.runs for turn in self.latency.turns]
-        speed_ms = self.latency.speed_of_samples_ms if self.same_work else None
-        if not self.pauses_s or sum(runs) != samples_ms.size:
-            return Recording(samples_ms, speed_ms=speed_ms)
-        rounds = np.repeat(np.arange(len(runs)), runs)
-        elapsed_s = self.pauses_s + _seconds(self.latency)
-        return Recording(samples_ms, rounds, elapsed_s, speed_ms)
-
 
 def _measured(result: BenchResult, same_work: bool) -> list[_Measured]:
-    found = [(cell, cell.latency) for cell in result.cells if cell.latency]
-    total_s = sum(_seconds(latency) for _, latency in found)
+    """With the machine's speed only where it was told by the same work in both results."""
     return [
-        _Measured(cell, latency, total_s - _seconds(latency) if len(found) > 1 else 0.0, same_work)
-        for cell, latency in found
+        _Measured(cell, cell.latency, recording if same_work else replace(recording, speed_ms=None))
+        for cell, recording in zip(result.cells, recordings(result), strict=True)
+        if cell.latency is not None and recording is not None
     ]
-
-
-def _seconds(latency: LatencyResult) -> float:
-    return sum(latency.samples_ms) / 1000
 
 
 def _matched(

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
-import cv2
 import numpy as np
 from msgspec import structs
 
 from depthmask.bench.cells import (
-    TIMED_FRAMES,
     MemoryMeter,
     Opener,
     Preloading,
@@ -28,13 +27,13 @@ from depthmask.bench.cells import (
     peak_memory_bytes,
 )
 from depthmask.bench.comparable import check_comparable
+from depthmask.bench.data import Data, timed_frames
 from depthmask.bench.machine import this_machine
 from depthmask.bench.result import BenchResult
 from depthmask.bench.row import Judged, Row
 from depthmask.bundle import Bundle, Precision
 from depthmask.errors import UsageError
-from depthmask.frames import Resolution, UInt8Array
-from depthmask.samples import Samples
+from depthmask.frames import Resolution
 
 _ORDER = 1  # a stream of random numbers
 
@@ -47,7 +46,7 @@ Observer = Callable[[BenchResult], None]
 def run_grid(
     bundles: Sequence[Bundle],
     *,
-    samples: Samples,
+    samples: Data,
     resolutions: Sequence[Resolution] | None = None,
     runtimes: Sequence[str] | None = None,
     precisions: Sequence[Precision] | None = None,
@@ -61,6 +60,7 @@ def run_grid(
     max_warmup_seconds: float = 5.0,
     limit: int | None = None,
     frame_size: Resolution | None = None,
+    arrivals_per_s: Sequence[float] = (),
     seed: int = 0,
     earlier: BenchResult | None = None,
     progress: Progress = lambda doing, done, total: None,
@@ -72,7 +72,7 @@ def run_grid(
 
     Args:
         bundles: opened bundles, 1 or more.
-        samples: the frames; accuracy is measured where they are labelled.
+        samples: the frames; accuracy is measured where they are labelled, flicker of a video.
         resolutions: each must be in every bundle; by default all that a bundle holds.
         runtimes: by default those of onnxruntime and openvino that are installed.
         precisions: measure the bundles in these only.
@@ -85,8 +85,10 @@ def run_grid(
         min_runs: and take at least so many.
         rounds: in how many turns.
         max_warmup_seconds: warm a cell up until it is steady, but no longer than this.
-        limit: images for accuracy; by default all.
+        limit: images for accuracy; by default all. A video has its own.
         frame_size: stretch the timed frames to this; by default they are as in the data set.
+        arrivals_per_s: after the rounds, let frames arrive at each of these rates (`open_loop`), for
+            as long as the rounds of a cell took.
         seed: of the order of turns.
         earlier: an unfinished result of the same benchmark, to go on with.
         progress: told of every step.
@@ -102,6 +104,7 @@ def run_grid(
     """
     started = time.perf_counter()
     _check_settings(seconds, budget_seconds, min_runs, rounds, limit)
+    _check_arrivals(arrivals_per_s, batches)
     requests = all_cells(
         bundles,
         resolutions=resolutions,
@@ -111,7 +114,7 @@ def run_grid(
         threads=threads,
         batches=batches,
     )
-    frames, decode_p50_ms = _frames(samples, frame_size)
+    frames, decode_p50_ms = timed_frames(samples, frame_size)
     nothing = BenchResult(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=this_machine(),
@@ -122,6 +125,7 @@ def run_grid(
         rounds=rounds,
         rounds_done=0,
         seed=seed,
+        arrivals_per_s=tuple(arrivals_per_s),
         cells=(),
     )
     if earlier is not None:
@@ -130,7 +134,7 @@ def run_grid(
     known = begun.cells or (None,) * len(requests)
     rows = [Row(request, cell) for request, cell in zip(requests, known, strict=True)]
     left_rounds = range(begun.rounds_done, rounds)
-    todo = _Todo(progress, len(rows) * (4 + len(left_rounds)))
+    todo = _Todo(progress, len(rows) * (4 + len(left_rounds) + len(arrivals_per_s)))
     judged: Judged = {}
     opener, memory_meter = (
         Preloading(open_cell or open_pipeline),
@@ -143,19 +147,27 @@ def run_grid(
             todo.step("memory of", row, lambda row: row.weigh(memory_meter))
         for row in rows:
             todo.step("warming up", row, lambda row: row.warm_up(max_warmup_seconds))
-        turn_seconds = seconds / rounds
         if budget_seconds is not None:
-            left_seconds = budget_seconds - (time.perf_counter() - started)
-            turn_seconds = max(0.0, left_seconds) / (len(rows) * max(1, len(left_rounds)))
-        begun = structs.replace(begun, seconds_per_cell=turn_seconds * rounds)
+            left_seconds = max(0.0, budget_seconds - (time.perf_counter() - started))
+            shares = len(left_rounds) / rounds + len(arrivals_per_s)
+            seconds = left_seconds / (len(rows) * max(shares, 1 / rounds))
+        begun = structs.replace(begun, seconds_per_cell=seconds)
         for number in left_rounds:
             for index in np.random.default_rng([seed, number, _ORDER]).permutation(len(rows)):
                 todo.step(
                     f"round {number + 1} of {rounds}:",
                     rows[index],
-                    lambda row: row.sample(turn_seconds, -(-min_runs // rounds)),
+                    lambda row: row.sample(seconds / rounds, -(-min_runs // rounds)),
                 )
             observe(_after(begun, rows, number + 1))
+        for rate in arrivals_per_s:
+            for row in rows:
+                todo.step(
+                    f"{rate:g} frames a second:",
+                    row,
+                    partial(Row.load, arrivals_per_s=rate, seconds=max(seconds, min_runs / rate)),
+                )
+                observe(_after(begun, rows, rounds))
         todo.finish()
         return _after(begun, rows, rounds)
 
@@ -192,6 +204,7 @@ def _check_same(earlier: BenchResult, now: BenchResult, requests: Sequence[Reque
         ("data", earlier.data, now.data),
         ("rounds", earlier.rounds, now.rounds),
         ("seed", earlier.seed, now.seed),
+        ("arrivals per second", earlier.arrivals_per_s, now.arrivals_per_s),
         ("cells", [cell.identity for cell in earlier.cells], expected),
     ):
         if then != wanted:
@@ -199,6 +212,17 @@ def _check_same(earlier: BenchResult, now: BenchResult, requests: Sequence[Reque
                 f"an unfinished benchmark must be gone on with as it was begun, but its {what}"
                 f" differ: {then}, now {wanted}. Try another --out, or --overwrite"
             )
+
+
+def _check_arrivals(arrivals_per_s: Sequence[float], batches: Sequence[int]) -> None:
+    for rate in arrivals_per_s:
+        if not 0 < rate < math.inf:
+            raise UsageError(f"arrivals per second must be above 0, but got {rate}")
+    if arrivals_per_s and set(batches) != {1}:
+        raise UsageError(
+            "frames that arrive one by one must be measured with a batch of 1, but got batches of"
+            f" {', '.join(map(str, batches))}"
+        )
 
 
 def _check_settings(
@@ -211,17 +235,3 @@ def _check_settings(
     for name, time_s in (("seconds", seconds), ("budget_seconds", budget_seconds or 0.0)):
         if not 0 <= time_s < math.inf:
             raise UsageError(f"{name} must be 0 or more, but got {time_s}")
-
-
-def _frames(samples: Samples, size: Resolution | None) -> tuple[list[UInt8Array], float]:
-    """The frames to time with, and the median time that one took to read and decode, in ms."""
-    frames, times_ms = [], []
-    for index in range(min(TIMED_FRAMES, len(samples))):
-        begun = time.perf_counter()
-        frames.append(samples.image(index))
-        times_ms.append(1000 * (time.perf_counter() - begun))
-    if size is not None:
-        frames = [
-            np.asarray(cv2.resize(frame, (size.width, size.height)), np.uint8) for frame in frames
-        ]
-    return frames, float(np.median(times_ms))

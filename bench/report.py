@@ -16,16 +16,18 @@ from depthmask.bench.charts import (
     Styles,
     depth_delta1,
     distributions,
+    load_chart,
     mask_iou,
     pareto,
     roofline_chart,
     stages,
 )
-from depthmask.bench.result import BenchResult, Cell
+from depthmask.bench.report_tables import report_tables
+from depthmask.bench.result import BenchResult
 from depthmask.bench.roofline import Roofline
 from depthmask.bench.roofline_table import TOP_NODES
 from depthmask.bench.sample_pictures import SamplePicture
-from depthmask.bench.table import HEADINGS, cells_of, notes
+from depthmask.bench.table import TextTable, notes
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --ink: #222; --paper: #fff;
@@ -54,6 +56,10 @@ svg .label { font-size: 12px; } .grid { stroke: var(--line); }
 .roof { fill: none; stroke: var(--ink); stroke-width: 1.6; }
 .whisker, .median { fill: none; stroke: var(--ink); } .median { stroke-width: 2; }
 .box { fill: var(--k0); fill-opacity: .3; stroke: var(--k0); }
+.l0 { stroke: var(--k0); } .l1 { stroke: var(--k1); } .l2 { stroke: var(--k2); }
+.l3 { stroke: var(--k3); } .l4 { stroke: var(--k4); } .l5 { stroke: var(--k5); }
+.l6 { stroke: var(--k6); } .l7 { stroke: var(--k7); } .faint { opacity: .4; }
+.curve { fill: none; stroke-width: 1.6; }
 .dot { fill: var(--k0); fill-opacity: .35; } .plain { fill: var(--ink); }
 .c0 { fill: var(--k0); } .c1 { fill: var(--k1); } .c2 { fill: var(--k2); } .c3 { fill: var(--k3); }
 .c4 { fill: var(--k4); } .c5 { fill: var(--k5); } .c6 { fill: var(--k6); } .c7 { fill: var(--k7); }
@@ -63,20 +69,6 @@ svg .label { font-size: 12px; } .grid { stroke: var(--line); }
   .wide { overflow: visible; } table { font-size: .6rem; } th, td { padding: .1rem .25rem; } }
 """
 _JSON_ID = "result"
-_METRICS = (
-    ("mask.iou", "mask IoU"),
-    ("mask.dice", "Dice"),
-    ("mask.mae", "MAE"),
-    ("mask.f_beta", "Fβ"),
-    ("mask.boundary_iou", "boundary IoU"),
-    ("abs_rel", "AbsRel"),
-    ("rmse", "RMSE"),
-    ("log10", "log10"),
-    ("silog", "SILog"),
-    ("delta1", "δ1"),
-    ("delta2", "δ2"),
-    ("delta3", "δ3"),
-)
 
 Pictures = Mapping[str, Sequence[SamplePicture]]
 """By what made them."""
@@ -130,8 +122,10 @@ def report_sections(
             "<p>The dashed line is the front: nothing measured here is both faster and more accurate"
             " than what lies on it.</p>",
         ]
-    sections += ["<h2>All cells</h2>", html_table(HEADINGS, map(cells_of, result.cells))]
+    for table in report_tables(result):
+        sections.append(_table(table))
     for heading, chart in (
+        ("Latency under load", _load(result, styles)),
         ("How the times spread", distributions(result)),
         ("What a call consists of", stages(result)),
         ("How near to what the machine can do", roofline_chart(rooflines)),
@@ -139,9 +133,6 @@ def report_sections(
         if chart is not None:
             sections += [f"<h2>{heading}</h2>", f"<figure>{chart}</figure>"]
     sections += [_slowest_nodes(one) for one in rooflines]
-    accuracies = _accuracies(result)
-    if accuracies:
-        sections += ["<h2>Accuracy, with 95 % intervals</h2>", accuracies]
     for name, shown in pictures.items():
         sections += [f"<h2>{escape(name)}: samples</h2>", *map(_figure, shown)]
     return [*sections, _machine(result), _raw(result)]
@@ -155,38 +146,19 @@ def _warnings(result: BenchResult) -> str:
     return f'<p class="notes{" warn" if bad or result.problems else ""}">{words}</p>'
 
 
-def _accuracies(result: BenchResult) -> str:
-    """One row for each thing that was judged: threads and batches do not change it."""
-    judged: dict[tuple[object, ...], Cell] = {}
-    for cell in result.cells:
-        if cell.accuracy is not None:
-            key = (cell.bundle, cell.precision, cell.resolution, cell.runtime)
-            judged.setdefault(key, cell)
-    if not judged:
-        return ""
-    headings = ("bundle", "size", "runtime", *(text for _, text in _METRICS))
+def _table(table: TextTable) -> str:
+    note = f'<p class="notes">{escape(table.note)}</p>' if table.note else ""
+    return f"<h2>{escape(table.heading)}</h2>{html_table(table.headings, table.rows)}{note}"
+
+
+def _load(result: BenchResult, styles: Styles) -> str | None:
+    chart = load_chart(result, styles)
+    if chart is None:
+        return None
     return (
-        f"{html_table(headings, map(_accuracy_row, judged.values()))}"
-        '<p class="notes">Depth is median-scaled, inside the true mask for a foreground chain and over'
-        " the whole frame for one of relevance. Intervals: bootstrap over the images.</p>"
+        f'{chart}{styles.legend()}<p class="notes">Medians. Faint: a rate that was not sustained, with'
+        " the longest time that a frame took before the measurement ended.</p>"
     )
-
-
-def _accuracy_row(cell: Cell) -> list[str]:
-    accuracy = cell.accuracy
-    assert accuracy is not None
-    region = "depth_in_mask" if cell.kind == "foreground" else "depth_frame"
-    texts = [f"{cell.bundle} {cell.precision}", str(cell.resolution), cell.runtime]
-    for name, _ in _METRICS:
-        of_mask = name.startswith("mask.")
-        found = accuracy.mask if of_mask else cell.depth and cell.depth.median_scaled
-        if not found:
-            texts.append("-")
-            continue
-        text = f"{getattr(found, name.removeprefix('mask.')):.3f}"
-        interval = accuracy.intervals.get(name if of_mask else f"{region}.median_scaled.{name}")
-        texts.append(f"{text} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else text)
-    return texts
 
 
 def _slowest_nodes(found: Roofline) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from depthmask.bench.data import Data
 from depthmask.bench.peaks import Peaks, measure_peaks
 from depthmask.bench.result import BenchResult, Cell
 from depthmask.bench.roofline import Roofline, roofline
 from depthmask.bench.sample_pictures import SamplePicture, sample_pictures
 from depthmask.bundle import Bundle
 from depthmask.pipeline import Pipeline
-from depthmask.samples import Samples
 
 PICTURES = 4
 Tell = Callable[[str], None]
 
 
 def report_pictures(
-    result: BenchResult, bundles: Sequence[Bundle], samples: Samples, tell: Tell
+    result: BenchResult, bundles: Sequence[Bundle], data: Data, tell: Tell
 ) -> dict[str, list[SamplePicture]]:
     """Some samples by every graph, on the first runtime that ran it: others agree with it."""
     pictures: dict[str, list[SamplePicture]] = {}
@@ -34,7 +34,7 @@ def report_pictures(
             resolution=cell.resolution,
             check_files=False,
         ) as pipeline:
-            pictures[title] = sample_pictures(pipeline, samples, cell.kind, PICTURES)
+            pictures[title] = sample_pictures(pipeline, data, cell.kind, PICTURES)
     return pictures
 
 

@@ -10,12 +10,14 @@ import msgspec
 from depthmask.accuracy import AccuracyResult, DepthAccuracy, judged_depth
 from depthmask.bench.latency import LatencyResult
 from depthmask.bench.machine import Machine
+from depthmask.bench.open_loop import OpenLoopResult
 from depthmask.bundle import Precision
 from depthmask.errors import (
     CheckFailedError,
     InputError,
     UnavailableError,
 )
+from depthmask.flicker import FlickerResult
 from depthmask.frames import Resolution
 from depthmask.output_files import write_output
 from depthmask.presets import Kind
@@ -59,6 +61,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: AccuracyResult | None = None
     """None where the data set has no labels."""
     agreement: Agreement | None = None
+    flicker: FlickerResult | None = None
+    """None where the data is no video."""
+    load: tuple[OpenLoopResult, ...] = ()
+    """One for each of the result's `arrivals_per_s`."""
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -114,12 +120,16 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Fewer than `rounds` where the benchmark was interrupted; `dmx bench` goes on from there."""
     seed: int
     """Of the order in which the cells take their turns, drawn anew for each round."""
+    arrivals_per_s: tuple[float, ...] = ()
+    """Rates at which frames arrived, after the rounds; none unless asked for."""
     cells: tuple[Cell, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether every round was made."""
-        return self.rounds_done == self.rounds
+        """Whether every round was made, and every rate was measured."""
+        return self.rounds_done == self.rounds and all(
+            len(cell.load) == len(self.arrivals_per_s) for cell in self.cells if cell.status == "ok"
+        )
 
     @property
     def problems(self) -> tuple[Cell, ...]:
@@ -179,7 +189,7 @@ def check_complete(result: BenchResult) -> None:
     first = result.problems[0]
     message = (
         f"every cell must be measured, but {len(result.problems)} of {len(result.cells)} were not:"
-        f" {first.bundle} {first.resolution} {first.runtime}: {first.problem}"
+        f" {first.label}: {first.problem}"
     )
     if all(cell.status == "unavailable" for cell in result.problems):
         raise UnavailableError(message)

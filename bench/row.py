@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy
 from depthmask.bench.cells import GridPipeline, MemoryMeter, OpenedCell, Opener, Request
+from depthmask.bench.data import Data
 from depthmask.bench.latency import LatencyMeter, LatencyResult
+from depthmask.bench.open_loop import OpenLoopResult, measure_under_load
 from depthmask.bench.result import Agreement, Cell, Status
 from depthmask.bundle import REFERENCE_FILE
 from depthmask.errors import DepthmaskError, InputError, UnavailableError
 from depthmask.export.reference import Reference
+from depthmask.flicker import FlickerResult, flicker
 from depthmask.frames import FloatArray, UInt8Array, to_frame
-from depthmask.samples import Samples
+from depthmask.video.clip import Clip
 
-Judged = dict[tuple[str, str, str, str], tuple[AccuracyResult | None, Agreement | None]]
+
+class Judgement(NamedTuple):
+    """How good a cell's outputs are; None: the data or the bundle has nothing to judge that by."""
+
+    accuracy: AccuracyResult | None = None
+    agreement: Agreement | None = None
+    flicker: FlickerResult | None = None
+
+
+Judged = dict[tuple[str, str, str, str], Judgement]
 """By what the outputs hang on: not on threads or batches."""
 
 
@@ -38,8 +51,9 @@ class Row:
         self._meter: LatencyMeter | None = None
         self._latency: LatencyResult | None = None
         self._peak_memory_bytes: int | None = None
-        self._accuracy: AccuracyResult | None = None
-        self._agreement: Agreement | None = None
+        self._judgement = Judgement()
+        self._frames: Sequence[UInt8Array] = ()
+        self._load: tuple[OpenLoopResult, ...] = earlier.load if earlier else ()
 
     def attempt(self, step: Callable[[Row], None]) -> None:
         """Take a step; whatever a runtime raises is this row's problem and not the others'."""
@@ -58,15 +72,17 @@ class Row:
         """Open the pipeline and time its first inference."""
         self._opened = opener(self.request)
         stack.callback(self._opened.pipeline.close)
+        self._frames = frames
         self._meter = LatencyMeter(self._opened.pipeline, frames, batch=self.request.batch)
         if self._earlier is not None and self._earlier.latency is not None:
             self._meter.go_on_from(self._earlier.latency)
         self._meter.first()
 
-    def check(self, judged: Judged, samples: Samples, limit: int | None) -> None:
-        """Compare with the fp32 PyTorch chain and with the labels."""
-        if self._earlier is not None and self._earlier.status == "ok":
-            self._accuracy, self._agreement = self._earlier.accuracy, self._earlier.agreement
+    def check(self, judged: Judged, data: Data, limit: int | None) -> None:
+        """Compare with the fp32 PyTorch chain, and with the labels or from frame to frame."""
+        earlier = self._earlier
+        if earlier is not None and earlier.status == "ok":
+            self._judgement = Judgement(earlier.accuracy, earlier.agreement, earlier.flicker)
             return
         assert self._opened is not None
         request = self.request
@@ -78,8 +94,8 @@ class Row:
         )
         if key not in judged:
             agreement = _agreement(request, self._opened.pipeline)
-            judged[key] = (_accuracy(self._opened.pipeline, samples, limit), agreement)
-        self._accuracy, self._agreement = judged[key]
+            judged[key] = _judgement(self._opened.pipeline, data, limit, agreement)
+        self._judgement = judged[key]
 
     def weigh(self, measure_memory: MemoryMeter) -> None:
         """Before the timing, so that nothing else runs during it."""
@@ -98,6 +114,16 @@ class Row:
         assert self._meter is not None
         self._meter.sample(seconds, runs)
         self._latency = self._meter.result()
+
+    def load(self, arrivals_per_s: float, seconds: float) -> None:
+        """Let frames arrive at this rate, unless that was measured before the interruption."""
+        if any(one.arrivals_per_s == arrivals_per_s for one in self._load):
+            return
+        assert self._opened is not None
+        pipeline = self._opened.pipeline
+        pipeline(self._frames[0])  # back into the caches, after another cell
+        found = measure_under_load(pipeline, self._frames, arrivals_per_s, seconds=seconds)
+        self._load = (*self._load, found)
 
     def cell(self) -> Cell:
         """What was found; numbers only where every step went well."""
@@ -119,16 +145,22 @@ class Row:
             problem=self._problem,
             peak_memory_bytes=self._peak_memory_bytes if complete else None,
             latency=self._latency if complete else None,
-            accuracy=self._accuracy if complete else None,
-            agreement=self._agreement if complete else None,
+            accuracy=self._judgement.accuracy if complete else None,
+            agreement=self._judgement.agreement if complete else None,
+            flicker=self._judgement.flicker if complete else None,
+            load=self._load if complete else (),
         )
 
 
-def _accuracy(pipeline: GridPipeline, samples: Samples, limit: int | None) -> AccuracyResult | None:
-    if not samples.labelled:
-        return None
+def _judgement(
+    pipeline: GridPipeline, data: Data, limit: int | None, agreement: Agreement | None
+) -> Judgement:
     try:
-        return accuracy(pipeline, samples, limit)
+        if isinstance(data, Clip):
+            with closing(data.images()) as images:
+                return Judgement(None, agreement, flicker(pipeline, images, data.name))
+        found = accuracy(pipeline, data, limit) if data.labelled else None
+        return Judgement(found, agreement)
     except InputError as error:
         raise UnusableSamplesError(str(error)) from error
 

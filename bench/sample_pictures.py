@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from depthmask.accuracy import Predict, PredictionLike
+from depthmask.bench.data import Data
 from depthmask.frames import FloatArray, UInt8Array
 from depthmask.metrics import binary, median_scaled
 from depthmask.presets import Kind
-from depthmask.samples import LabelledSample, Samples
+from depthmask.samples import LabelledSample
 
 TILE_PX = 160
 _JPEG_QUALITY = 85
@@ -31,14 +32,10 @@ class SamplePicture:
     jpeg: bytes
 
 
-def sample_pictures(
-    predict: Predict, samples: Samples, kind: Kind, count: int
-) -> list[SamplePicture]:
-    """`count` samples at most, spread over the data set."""
-    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+def sample_pictures(predict: Predict, data: Data, kind: Kind, count: int) -> list[SamplePicture]:
+    """`count` samples at most, spread over the data."""
     pictures = []
-    for index in chosen.tolist():
-        sample = samples[index]
+    for sample in data.spread(count):
         tiles = _tiles(sample, predict(sample.image_HW3), kind)
         row = np.hstack([_tile(image) for image in tiles.values()])
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]

@@ -79,11 +79,14 @@ class Chart:
         path = " ".join(f"{self._px(x):.1f},{self._py(y):.1f}" for x, y in points)
         self._parts.append(f'<polyline class="{kind}" points="{path}"/>')
 
-    def mark(self, x: float, y: float, colour: int, shape: int, title: str) -> None:
+    def mark(
+        self, x: float, y: float, colour: int, shape: int, title: str, *, faint: bool = False
+    ) -> None:
         """A mark, with a text that a pointer shows."""
         px, py = self._px(x), self._py(y)
         body = _shape(SHAPES[shape % len(SHAPES)], px, py)
-        self._parts.append(f'<g class="c{colour % 8}"><title>{escape(title)}</title>{body}</g>')
+        kind = f"c{colour % 8}{' faint' if faint else ''}"
+        self._parts.append(f'<g class="{kind}"><title>{escape(title)}</title>{body}</g>')
 
     def bar(self, x0: float, x1: float, y: float, thickness: float, kind: str, title: str) -> None:
         """A horizontal bar from x0 to x1; `thickness` in units of y."""

@@ -17,7 +17,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from depthmask.bench.cells import TIMED_FRAMES, Opener, Preloading, Request, open_pipeline
+from depthmask.bench.cells import Opener, Preloading, Request, open_pipeline
+from depthmask.bench.data import timed_frames
 from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.result import Cell
 from depthmask.bench.row import Judged, Row
@@ -109,7 +110,7 @@ def sweep(
             f"{samples.name} must have labels to find what is most accurate, but it has none. Try"
             " --data with a set by `dmx data compose`"
         )
-    frames = [samples.image(index) for index in range(min(TIMED_FRAMES, len(samples)))]
+    frames, _ = timed_frames(samples)
     machine = this_machine()
     judged: Judged = {}
     opener = Preloading(open_cell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from depthmask.atomic import write_file
@@ -28,9 +29,17 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         UsageError: it exists and `overwrite` is off, or it is a folder.
         OutputError: the folder that would hold it is missing or cannot be written.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} must be a file, but it is a folder. Try a name in it")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} must not exist yet, but it does. Try --overwrite or another name")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: {path.parent} is not a writable folder")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} must be a file, but it is a folder. Try a name in it")
+        if path.exists() and not overwrite:
+            raise UsageError(
+                f"{path} must not exist yet, but it does. Try --overwrite or another name"
+            )
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OutputError(f"{path} cannot be written: {path.parent} is not a writable folder")
+        # Permissions do not tell all: a file system may be read-only or full, a name too long.
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

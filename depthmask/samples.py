@@ -12,7 +12,7 @@ photographs, without `dataset.json`, is a data set without labels. The same file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -201,6 +201,15 @@ class Samples:
         """
         stored = self._stored.read(range(len(self))[index]).image
         return decode_image(stored.content, stored.place)
+
+    def images(self) -> Generator[UInt8Array, None, None]:
+        """Every image (H,W,3) in order, without labels; errors as of `image`."""
+        return (self.image(index) for index in range(len(self)))
+
+    def spread(self, count: int) -> list[LabelledSample]:
+        """`count` samples, or all if there are no more, evenly spread; errors as of `samples[i]`."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        return [self[index] for index in chosen.tolist()]
 
     @property
     def labelled(self) -> bool:

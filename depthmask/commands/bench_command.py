@@ -13,8 +13,7 @@ from depthmask.frames import Resolution
 if TYPE_CHECKING:
     from depthmask.bench.compare import Limit
     from depthmask.bench.result import BenchResult
-    from depthmask.bundle import Bundle, Precision
-    from depthmask.samples import Samples
+    from depthmask.bundle import Precision
 
 
 @click.command()
@@ -48,8 +47,16 @@ if TYPE_CHECKING:
     default=(1,),
     help="Frames per call, one or several; more than 1 needs `dmx export --dynamic-batch`.",
 )
-@options.data_option
-@click.option("--limit", type=click.IntRange(min=1), help="Images for accuracy; by default all.")
+@click.option(
+    "--data",
+    type=options.PathType(),
+    help="A data set folder or a video file; by default the shipped samples.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Images for accuracy, by default all; frames of a video, by default 300.",
+)
 @click.option(
     "--frame-size",
     type=options.ResolutionList(),
@@ -61,6 +68,12 @@ if TYPE_CHECKING:
     default=2.0,
     show_default=True,
     help="Time every cell for at least this long.",
+)
+@click.option(
+    "--arrivals-per-s",
+    type=options.RateList(),
+    help="After that, let frames arrive at these rates as a camera's do, each for as long again, and"
+    " measure from when a frame was due.",
 )
 @click.option(
     "--min-runs",
@@ -83,8 +96,11 @@ if TYPE_CHECKING:
 @click.option("--plot", type=options.PathType(), help="Draw latency and accuracy as PNG.")
 @click.option(
     "--report",
+    "reports",
     type=options.PathType(),
-    help="Write one HTML file with charts, pictures, the roofline and the raw result.",
+    multiple=True,
+    help="Write .html (one file with charts, pictures, the roofline and the raw result), .md or .csv (a"
+    " row per cell); may be given several times.",
 )
 @click.option(
     "--against", type=options.PathType(), help="Compare with this result, as `dmx compare` does."
@@ -105,12 +121,13 @@ def command(
     limit: int | None,
     frame_size: tuple[Resolution, ...] | None,
     seconds: float,
+    arrivals_per_s: tuple[float, ...] | None,
     min_runs: int,
     budget_seconds: float | None,
     seed: int,
     out: Path | None,
     plot: Path | None,
-    report: Path | None,
+    reports: tuple[Path, ...],
     against: Path | None,
     fail_if: tuple[tuple[Limit, float], ...],
     sweep: bool,
@@ -127,19 +144,24 @@ def command(
     Without a BUNDLE the shipped `lite` is measured, at every resolution that it holds. The cells take
     turns in a random order, so that a machine that grows hot does so for all of them. Where a cell
     fails its row says why, the others go on, and the exit code is 1 (4 if only a package or device is
-    missing). Ctrl-C keeps what was measured in --out, and the same command goes on from there.
+    missing). Ctrl-C keeps what was measured in --out, and the same command goes on from there. Without
+    labels there is latency only, and of a video, how much its masks and depths flicker.
 
     \b
     Example:
       dmx bench b/ --resolutions 64,128,224 --runtimes onnxruntime,openvino \\
-          --data DATA --out bench.json --report bench.html
+          --data DATA --out bench.json --report bench.html --report bench.csv
+      dmx bench b/ --data clip.mp4 --arrivals-per-s 10,25,30 --report bench.md
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
       dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
       dmx bench --sweep --target-ms 16 --data DATA --export fastest/
     """
-    import msgspec
-
     if sweep:
+        if out or plot or reports or against:
+            raise click.UsageError(
+                "--sweep must come without --out, --plot, --report and --against: it writes a bundle to"
+                " --export, and --json prints what it measured."
+            )
         _sweep(
             bundles,
             target_ms,
@@ -162,41 +184,29 @@ def command(
 
     from depthmask.bench import compare_table
     from depthmask.bench.compare import check_limits, compare
+    from depthmask.bench.data import open_data
     from depthmask.bench.grid import run_grid
-    from depthmask.bench.plot import plot_png, require_matplotlib
-    from depthmask.bench.result import check_complete, read_result, write_result
-    from depthmask.bench.table import rich_table
+    from depthmask.bench.result import check_complete, read_result
     from depthmask.bundle import open_bundle
+    from depthmask.commands.bench_outputs import BenchOutputs
     from depthmask.errors import UsageError
-    from depthmask.output_files import check_output, write_output
-    from depthmask.samples import open_samples
 
-    written = [path for path in (out, plot, report) if path is not None]
-    if len({path.absolute() for path in written}) < len(written):
-        raise UsageError(
-            "--out, --plot and --report must be different files, but got"
-            f" {', '.join(map(str, written))}"
-        )
     if frame_size is not None and len(frame_size) != 1:
         raise UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
-    earlier = _unfinished(out) if out is not None and not overwrite else None
-    for path in written:
-        if path != out or earlier is None:
-            check_output(path, overwrite=overwrite)
-    if plot is not None:
-        require_matplotlib()
     if fail_if and against is None:
         raise UsageError("--fail-if must come with --against, but got it alone")
+    outputs = BenchOutputs(out, plot, reports)
+    earlier = outputs.check(overwrite=overwrite)
     base = None if against is None else read_result(against)
 
     opened = [open_bundle(path) for path in bundles or (None,)]
-    samples = open_samples(data)
+    measured_on = open_data(data, limit)
     shown = _Shown()
     try:
         with shown:
             result = run_grid(
                 opened,
-                samples=samples,
+                samples=measured_on,
                 resolutions=resolutions,
                 runtimes=runtimes,
                 precisions=precisions,
@@ -208,31 +218,36 @@ def command(
                 min_runs=min_runs,
                 limit=limit,
                 frame_size=frame_size[0] if frame_size else None,
+                arrivals_per_s=arrivals_per_s or (),
                 seed=seed,
                 earlier=earlier,
                 progress=shown.progress,
                 observe=shown.observe,
             )
     except KeyboardInterrupt:
-        if out is not None and shown.result is not None:
-            write_result(shown.result, out)
+        if shown.result is not None:
+            outputs.keep(shown.result)
+            _print(shown.result, as_json=as_json)
         raise
-    if out is not None:
-        write_result(result, out)
-    if plot is not None:
-        write_output(plot, plot_png(result))
-    if report is not None:
-        write_output(report, _report(result, opened, samples).encode("utf-8"))
-    if as_json:
-        options.print_json(msgspec.to_builtins(result))
-    else:
-        options.console.print(rich_table(result))
+    outputs.write(result, opened, measured_on)
+    _print(result, as_json=as_json)
     check_complete(result)
     if base is not None:
         comparison = compare(base, result)
         shown_on = options.messages if as_json else options.console
         shown_on.print(compare_table.rich_table(comparison))
         check_limits(comparison, dict(fail_if))
+
+
+def _print(result: BenchResult, *, as_json: bool) -> None:
+    import msgspec
+
+    from depthmask.bench.table import rich_table
+
+    if as_json:
+        options.print_json(msgspec.to_builtins(result))
+    else:
+        options.console.print(rich_table(result))
 
 
 def _sweep(
@@ -277,28 +292,6 @@ def _sweep(
         options.print_json(msgspec.to_builtins(result))
     else:
         sweep_options.print_sweep(result, bundle)
-
-
-def _report(result: BenchResult, bundles: list[Bundle], samples: Samples) -> str:
-    from depthmask.bench.report import report_page
-    from depthmask.bench.report_parts import report_pictures, report_rooflines
-
-    with options.messages.status("drawing") as status:
-        pictures = report_pictures(result, bundles, samples, status.update)
-        rooflines = report_rooflines(result, bundles, status.update)
-    return report_page(result, pictures, rooflines)
-
-
-def _unfinished(out: Path) -> BenchResult | None:
-    """What an interrupted benchmark left; None where there is none, or it is finished or no result."""
-    from depthmask.bench.result import read_result
-    from depthmask.errors import InputError
-
-    try:
-        found = read_result(out)
-    except InputError:
-        return None
-    return None if found.complete else found
 
 
 class _Shown:

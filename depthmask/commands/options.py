@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +80,29 @@ class CountList(click.ParamType[tuple[int, ...]]):
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"must be numbers from 1 up, with commas, but got {value!r}.", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+class RateList(click.ParamType[tuple[float, ...]]):
+    """One number above 0, or several with commas."""
+
+    name = "N[,...]"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[float, ...]:
+        """Parse."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            rates = [float(part) for part in value.split(",")]
+        except ValueError:
+            rates = []
+        if not rates or not all(0 < rate < math.inf for rate in rates):
+            self.fail(f"must be numbers above 0, with commas, but got {value!r}.", param, ctx)
+        return tuple(dict.fromkeys(rates))
 
 
 def out_option(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import av
 import numpy as np
 import pytest
+from msgspec import structs
 
 from depthmask.accuracy import AccuracyResult, DepthAccuracy
 from depthmask.bench.latency import LatencyResult
 from depthmask.bench.machine import Machine
+from depthmask.bench.open_loop import OpenLoopResult
 from depthmask.bench.result import Agreement, BenchResult, Cell
 from depthmask.bundle import Bundle, GraphRecord, Manifest
+from depthmask.flicker import FlickerResult
 from depthmask.frames import write_png
 from depthmask.metrics import DepthMetrics, MaskMetrics
 from depthmask.presets import PRESETS
@@ -100,6 +104,51 @@ def samples(tmp_path):
         write_png(folder / f"{index}.depth.png", np.full((SIZE, SIZE), 2000, np.uint16))
     (folder / "dataset.json").write_text('{"schema": 1, "count": 3}', encoding="utf-8")
     return open_samples(folder)
+
+
+@pytest.fixture
+def clip_path(tmp_path):
+    """Twelve equal frames of 48x64."""
+    path = tmp_path / "clip.mkv"
+    noise_HW3 = np.random.default_rng(0).integers(0, 120, (48, 64, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = {"g": "1", "crf": "1"}
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise_HW3, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def loaded(result):
+    """The result with frames that arrived at two rates, one too fast, and with flicker."""
+    held = OpenLoopResult(
+        arrivals_per_s=10.0,
+        offered=20,
+        done=20,
+        sustained=True,
+        p50_ms=12.5,
+        p90_ms=None,
+        p99_ms=None,
+        longest_ms=31.25,
+        samples_ms=(12.5,) * 20,
+    )
+    lost = structs.replace(held, arrivals_per_s=200.0, done=15, sustained=False, longest_ms=987.5)
+    flicker = FlickerResult(
+        data="data",
+        frames=12,
+        pairs=10,
+        pairs_left_out=1,
+        visible_share=0.875,
+        mask=0.0125,
+        mask_unwarped=0.25,
+        depth_in_mask=0.0625,
+        depth_frame=None,
+    )
+    good = structs.replace(result.cells[0], load=(held, lost), flicker=flicker)
+    return structs.replace(result, arrivals_per_s=(10.0, 200.0), cells=(good, result.cells[1]))
 
 
 @pytest.fixture

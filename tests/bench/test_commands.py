@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import msgspec
+import numpy as np
 import pytest
 
 from depthmask.bench import grid, read_result
@@ -12,6 +15,7 @@ from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
 from depthmask.cli import main
 from depthmask.commands.sweep_options import print_sweep
+from depthmask.frames import write_png
 
 pytest.importorskip("onnxruntime")
 
@@ -120,7 +124,18 @@ def test_bench_prints_a_table(dmx, quick_bench):
         (["--runtimes", "nothing"], 2, "a runtime must be one of"),
         (["--data", "{folder}/absent"], 3, "there is none"),
         (["--frame-size", "64,128"], 2, "must be one size"),
+        (["--report", "{folder}/r.pdf"], 2, "must end in .html, .md or .csv"),
+        (["--report", "{folder}/a.md", "--report", "{folder}/a.md"], 2, "must be different files"),
+        (["--report", "{folder}/absent/r.md"], 6, "cannot be written"),
+        (["--report", "{folder}/{long}.csv"], 6, "File name too long"),
+        (["--report", "/proc/r.md"], 6, "cannot be written"),
+        (["--data", "{old}"], 3, "must be an image or a video"),
+        (["--arrivals-per-s", "10,x"], 2, "must be numbers above 0"),
+        (["--arrivals-per-s", "nan"], 2, "must be numbers above 0"),
+        (["--arrivals-per-s", "10", "--batch", "2"], 2, "with a batch of 1"),
+        (["--against", "{future}"], 3, "of another version"),
         (["--fail-if", "slower=3%"], 2, "must come with --against"),
+        (["--sweep", "--report", "r.md"], 2, "--sweep must come without --out"),
         (["--sweep", "--target-ms", "5"], 2, "--sweep must have --target-ms and --export"),
         (["--sweep", "--target-ms", "5", "--export", "{folder}"], 2, "must not exist yet"),
         (["--against", "{old}"], 3, "must be a result of `dmx bench --out`"),
@@ -134,7 +149,10 @@ def test_bench_prints_a_table(dmx, quick_bench):
 def test_bench_refuses(dmx, quick_bench, tmp_path, arguments, expected, message):
     old = tmp_path / "old.json"
     old.write_text("old", encoding="utf-8")
-    filled = [text.format(old=old, folder=tmp_path) for text in arguments]
+    future = tmp_path / "future.json"
+    future.write_text('{"schema": 99}', encoding="utf-8")
+    paths = {"old": old, "future": future, "folder": tmp_path, "long": 300 * "a"}
+    filled = [text.format(**paths) for text in arguments]
     code, _, errors = dmx("bench", *quick_bench, *filled)
     assert code == expected
     assert errors.startswith("error: ")
@@ -181,13 +199,22 @@ def test_an_interrupted_bench_keeps_its_rounds_and_goes_on(dmx, quick_bench, tmp
         sample(*arguments)
 
     monkeypatch.setattr(LatencyMeter, "sample", interrupt)
-    out = tmp_path / "bench.json"
-    code, printed, errors = dmx("bench", *quick_bench, "--out", out)
-    assert (code, printed, errors.strip()) == (130, "", "error: interrupted")
+    out, report, other = (tmp_path / name for name in ("bench.json", "bench.md", "other.md"))
+    kept = ["--out", out, "--report", report]
+    code, printed, errors = dmx("bench", *quick_bench, *kept)
+    assert code == 130
+    assert errors.splitlines()[-1] == "error: interrupted"
+    assert "kept as partial:" in errors
+    for text in (printed, report.read_text(encoding="utf-8")):
+        assert "INTERRUPTED after 2 of 5 rounds" in " ".join(text.split())
     part = read_result(out)
     assert (part.rounds_done, part.complete) == (2, False)
-    code, printed, _ = dmx("bench", *quick_bench, "--out", out)
+    other.write_text("somebody's", encoding="utf-8")
+    code, _, errors = dmx("bench", *quick_bench, "--out", out, "--report", other)
+    assert (code, other.read_text(encoding="utf-8")) == (2, "somebody's")
+    code, printed, _ = dmx("bench", *quick_bench, *kept)
     assert code == 0
+    assert "INTERRUPTED" not in report.read_text(encoding="utf-8")
     whole = read_result(out)
     assert whole.complete
     kept = part.cells[0].latency.samples_ms
@@ -195,6 +222,57 @@ def test_an_interrupted_bench_keeps_its_rounds_and_goes_on(dmx, quick_bench, tmp
     code, _, errors = dmx("bench", *quick_bench, "--out", out)
     assert code == 2  # finished: an output that exists
     assert "--overwrite" in errors
+
+
+def test_a_video_is_measured_with_and_its_flicker_reported(dmx, side, clip_path, tmp_path):
+    arguments = ["--data", clip_path, "--limit", 4, "--resolution", side, "--threads", 1]
+    arguments += ["--runtimes", "onnxruntime", "--seconds", 0, "--min-runs", 3]
+    arguments += ["--arrivals-per-s", "100"]
+    names = ("r.html", "r.md", "r.csv")
+    for name in names:
+        arguments += ["--report", tmp_path / name]
+    code, printed, _ = dmx("bench", *arguments)
+    assert code == 0
+    assert "A video has no labels: accuracy was not measured." in " ".join(printed.split())
+    assert "sustained" in printed
+    page, markdown, table = ((tmp_path / name).read_text(encoding="utf-8") for name in names)
+    for text in (page, markdown):
+        assert "Flicker along the motion over 3 pairs of frames" in text
+        assert "Under load" in text
+    assert page.count("<figure><img") == 4
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert (row["data"], row["flicker_pairs"], row["flicker_data"]) == ("clip.mkv", "3", "clip.mkv")
+    assert float(row["flicker_mask"]) < 0.01
+    assert row["at_100_per_s_offered"] == "3"
+
+
+def test_labels_without_a_valid_pixel_give_no_number_and_no_nan(
+    dmx, quick_bench, samples, tmp_path
+):
+    for path in samples.folder.glob("*.mask.png"):
+        write_png(path, np.zeros((16, 16), np.uint8))
+    for path in samples.folder.glob("*.depth.png"):
+        write_png(path, np.zeros((16, 16), np.uint16))
+    reports = [tmp_path / name for name in ("r.md", "r.csv")]
+    arguments = [word for path in reports for word in ("--report", path)]
+    code, printed, _ = dmx("bench", *quick_bench, *arguments)
+    assert code == 0
+    assert "no valid depth to judge" in " ".join(printed.split())
+    code, document, _ = dmx("bench", *quick_bench, "--json")
+    assert json.loads(document)["cells"][0]["accuracy"]["depth_frame"] is None
+    for text in (printed, document, *(path.read_text(encoding="utf-8") for path in reports)):
+        assert "nan" not in text.lower()
+
+
+def test_without_onnx_a_report_has_no_roofline_and_says_so(dmx, quick_bench, tmp_path, monkeypatch):
+    from depthmask.bench import graph
+
+    monkeypatch.setattr(graph, "has_onnx", lambda: False)
+    report = tmp_path / "r.html"
+    code, _, errors = dmx("bench", *quick_bench, "--report", report)
+    assert code == 0
+    assert "The report has no roofline" in errors
+    assert "slowest nodes" not in report.read_text(encoding="utf-8")
 
 
 def test_an_interrupted_bench_without_a_round_leaves_nothing(

@@ -6,6 +6,7 @@ import pytest
 
 from depthmask.bench import run_grid
 from depthmask.bench.cells import OpenedCell, Request, open_pipeline, peak_memory_bytes
+from depthmask.bench.data import open_data
 from depthmask.bundle import REFERENCE_FILE, Bundle
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.export.reference import Reference
@@ -378,3 +379,97 @@ def test_unusable_settings_are_refused_before_any_work(
 def test_a_grid_of_nothing_is_refused(samples):
     with pytest.raises(UsageError, match="1 or more bundles"):
         run_grid([], samples=samples)
+
+
+def test_a_video_gives_flicker_once_for_all_threads(fake_bundle, fake_pipeline, clip_path):
+    opener = Opener(fake_pipeline)
+    result = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=open_data(clip_path, limit=5),
+        runtimes=["onnxruntime"],
+        threads=[1, 2],
+        open_cell=opener,
+        **QUICK,
+    )
+    first, second = result.cells
+    assert (first.flicker.data, first.flicker.frames, first.flicker.pairs) == ("clip.mkv", 5, 4)
+    assert first.flicker is second.flicker
+    assert first.flicker.mask == pytest.approx(0, abs=1e-6)
+    assert first.accuracy is None
+    assert (result.data, result.frame_sizes) == ("clip.mkv", ("48x64",))
+    assert result.decode_p50_ms > 0
+
+
+def test_a_damaged_video_ends_the_benchmark(fake_bundle, fake_pipeline, clip_path):
+    content = clip_path.read_bytes()
+    clip_path.write_bytes(content[: len(content) // 3])
+    with pytest.raises(InputError, match=r"cut short or damaged after \d+ frames. Try --limit"):
+        run_grid(
+            [fake_bundle()],
+            samples=open_data(clip_path),
+            runtimes=TWO,
+            open_cell=Opener(fake_pipeline),
+            **QUICK,
+        )
+
+
+def test_frames_arrive_at_each_rate_after_the_rounds(fake_bundle, fake_pipeline, samples):
+    doing = []
+    result = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=samples,
+        runtimes=TWO,
+        arrivals_per_s=[500, 1000],
+        open_cell=Opener(fake_pipeline),
+        progress=lambda text, done, total: doing.append(text),
+        **QUICK,
+    )
+    assert result.complete
+    for cell in result.cells:
+        assert [one.arrivals_per_s for one in cell.load] == [500, 1000]
+        assert all(one.done == one.offered >= QUICK["min_runs"] for one in cell.load)
+    assert doing[-5:-1] == [
+        f"{rate} frames a second: fake 64 {runtime}" for rate in (500, 1000) for runtime in TWO
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arrivals_per_s": [10.0], "batches": [1, 2]}, "with a batch of 1"),
+        ({"arrivals_per_s": [0.0]}, "must be above 0"),
+    ],
+)
+def test_arrivals_that_cannot_be_measured_are_refused(fake_bundle, samples, settings, message):
+    with pytest.raises(UsageError, match=message):
+        run_grid([fake_bundle()], samples=samples, **settings)
+
+
+def test_a_benchmark_interrupted_under_load_goes_on_with_the_missing_rates(
+    fake_bundle, fake_pipeline, samples
+):
+    settings = {"samples": samples, "runtimes": ["onnxruntime"], **QUICK}
+    bundle = fake_bundle(resolutions=(64,))
+    seen = []
+
+    def stop(result):
+        seen.append(result)
+        if result.cells[0].load:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(
+            [bundle],
+            open_cell=Opener(fake_pipeline),
+            arrivals_per_s=[500.0, 1000.0],
+            observe=stop,
+            **settings,
+        )
+    part = seen[-1]
+    assert (part.rounds_done, part.complete) == (3, False)
+    again = {"open_cell": Opener(fake_pipeline), "earlier": part, **settings}
+    whole = run_grid([bundle], arrivals_per_s=[500.0, 1000.0], **again)
+    assert whole.complete
+    assert whole.cells[0].load[0] == part.cells[0].load[0]
+    with pytest.raises(UsageError, match="its arrivals per second differ"):
+        run_grid([bundle], arrivals_per_s=[500.0], **again)

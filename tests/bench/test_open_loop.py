@@ -37,6 +37,19 @@ def test_a_stall_is_charged_to_all_frames_that_wait_behind_it(fake_pipeline):
     assert sum(sample > 20 for sample in result.samples_ms) >= 17
 
 
+def test_a_hiccup_at_the_end_is_no_growing_queue(fake_pipeline):
+    durations = [10.0] * 97 + [60.0] + [10.0] * 2
+    result = run(fake_pipeline(durations), 50, seconds=2)
+    assert result.sustained
+    assert result.samples_ms[-1] > 20
+
+
+def test_a_rate_just_above_the_capacity_is_not_sustained(fake_pipeline):
+    result = run(fake_pipeline([20.5]), 50, seconds=2)
+    assert result.done == result.offered
+    assert not result.sustained
+
+
 def test_a_rate_above_the_capacity_is_not_sustained(fake_pipeline):
     result = run(fake_pipeline([50.0]), 100, seconds=2)
     assert not result.sustained

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from depthmask.accuracy import Guess
-from depthmask.bench.charts import depth_delta1, distributions, mask_iou, pareto, stages
+from depthmask.bench.charts import (
+    Styles,
+    depth_delta1,
+    distributions,
+    load_chart,
+    mask_iou,
+    pareto,
+    stages,
+)
 from depthmask.bench.report import report_page
 from depthmask.bench.result import BenchResult
 from depthmask.bench.sample_pictures import sample_pictures
@@ -55,7 +63,19 @@ def test_what_was_not_judged_is_not_drawn(result):
     assert pareto(unjudged, depth_delta1, "δ1") is None
     assert distributions(unjudged) is not None
     failed = msgspec.structs.replace(result, cells=result.cells[1:])
-    assert distributions(failed) is stages(failed) is None
+    assert distributions(failed) is stages(failed) is load_chart(failed, Styles(failed)) is None
+
+
+def test_load_is_a_line_of_what_was_sustained_and_a_faint_mark_of_what_was_not(loaded):
+    drawn = ElementTree.fromstring(load_chart(loaded, Styles(loaded)))
+    marks = drawn.findall("g")
+    assert ["faint" in mark.get("class") for mark in marks] == [False, True]
+    assert marks[1].find("title").text.endswith("longest 987.50 ms, not sustained")
+    (line,) = drawn.findall("polyline")
+    assert len(line.get("points").split()) == 1
+    page = report_page(loaded)
+    for heading in ("Under load", "Latency under load", "Flicker"):
+        assert f"<h2>{heading}</h2>" in page
 
 
 def test_a_report_is_whole_without_any_other_file(result):

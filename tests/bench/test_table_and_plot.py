@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import cv2
 import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
-from depthmask.bench.table import HEADINGS, markdown_table, rich_table
+from depthmask.bench.table import cell_table, rich_table
 
 
 def terminal_text(renderable, width):
@@ -45,22 +47,38 @@ def test_the_table_fits_100_columns_with_slow_cells_of_a_long_bundle(result):
     assert "…" not in text
 
 
-def test_markdown_is_a_table(result):
-    lines = markdown_table(result).splitlines()
-    assert lines[0] == "| " + " | ".join(HEADINGS) + " |"
-    assert all(line.count("|") == len(HEADINGS) + 1 for line in lines[:4])
-    assert (
-        "| 11.00 | 1.00 | 9.00 | 1.00 | 12.00 | - | 90.9 | 123 | 0.625 | 0.812 | 3e-05 |"
-        in lines[2]
-    )
-    assert lines[3].count(" - ") == 11
-    assert lines[5].startswith("Machine: A CPU")
-
-
 def test_a_result_without_labels_says_so(result):
     bare = msgspec.structs.replace(result.cells[0], accuracy=None)
-    text = markdown_table(msgspec.structs.replace(result, cells=(bare,)))
-    assert "Accuracy was not measured." in text
+    text = terminal_text(rich_table(msgspec.structs.replace(result, cells=(bare,))), 200)
+    assert "Accuracy was not measured: the data has no labels." in text
+    assert "IoU" not in text
+    failed = msgspec.structs.replace(result, cells=result.cells[1:])
+    assert "Accuracy was not measured.\n" in terminal_text(rich_table(failed), 200) + "\n"
+
+
+def test_flicker_and_load_are_shown_where_measured(loaded):
+    text = terminal_text(rich_table(loaded), 100)
+    for expected in ("flicker", "0.0125", "0.0625", "sustained", "987.50", "15 of 20"):
+        assert expected in text
+    assert "over 10 pairs of frames (1 left out)" in text
+    slow = next(line for line in text.splitlines() if " 200 " in line)
+    assert "12.50" not in slow  # times of a queue that grows are no percentiles
+    assert "onnxruntime" in text
+
+
+def test_long_recordings_have_intervals(result):
+    samples_ms = np.random.default_rng(0).normal(10, 0.5, 2000).round(4)
+    latency = msgspec.structs.replace(
+        result.cells[0].latency,
+        p50_ms=float(np.median(samples_ms)),
+        p99_ms=float(np.quantile(samples_ms, 0.99)),
+        samples_ms=tuple(samples_ms.tolist()),
+    )
+    cell = msgspec.structs.replace(result.cells[0], latency=latency)
+    table = cell_table(msgspec.structs.replace(result, cells=(cell,)))
+    row = dict(zip(table.headings, table.rows[0], strict=True))
+    assert re.fullmatch(r"\d+\.\d\d \(9\.\d\d to 10\.\d\d\)", row["p50 ms"])
+    assert "99 % intervals" in table.note
 
 
 @pytest.mark.parametrize("kept", [1, 0])
