@@ -149,7 +149,7 @@ def run_grid(
             turn_seconds = max(0.0, left_seconds) / (len(rows) * max(1, len(left_rounds)))
         begun = structs.replace(begun, seconds_per_cell=turn_seconds * rounds)
         for number in left_rounds:
-            for index in np.random.default_rng([seed, number, _ORDER]).permutation(len(rows)):
+            for index in turn_order(seed, number, len(rows)):
                 todo.step(
                     f"round {number + 1} of {rounds}:",
                     rows[index],
@@ -158,6 +158,14 @@ def run_grid(
             observe(_after(begun, rows, number + 1))
         todo.finish()
         return _after(begun, rows, rounds)
+
+
+def turn_order(seed: int, round_number: int, count: int) -> list[int]:
+    """In which order so many rows take their turns in a round."""
+    order: list[int] = (
+        np.random.default_rng([seed, round_number, _ORDER]).permutation(count).tolist()
+    )
+    return order
 
 
 class _Todo:

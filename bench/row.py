@@ -48,11 +48,7 @@ class Row:
         except UnusableSamplesError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())
-            self.status = "unavailable" if isinstance(error, UnavailableError) else "failed"
-            self._problem = (
-                text if isinstance(error, DepthmaskError) else f"{type(error).__name__}: {text}"
-            )
+            self.status, self._problem = problem_of(error)
 
     def open(self, opener: Opener, frames: Sequence[UInt8Array], stack: ExitStack) -> None:
         """Open the pipeline and time its first inference."""
@@ -122,6 +118,13 @@ class Row:
             accuracy=self._accuracy if complete else None,
             agreement=self._agreement if complete else None,
         )
+
+
+def problem_of(error: Exception) -> tuple[Status, str]:
+    """What a row says of an error, in one line."""
+    text = " ".join(str(error).split())
+    status: Status = "unavailable" if isinstance(error, UnavailableError) else "failed"
+    return status, text if isinstance(error, DepthmaskError) else f"{type(error).__name__}: {text}"
 
 
 def _accuracy(pipeline: GridPipeline, samples: Samples, limit: int | None) -> AccuracyResult | None:
