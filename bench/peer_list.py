@@ -210,10 +210,17 @@ def _imported(module: str, extra: str = "peers") -> Any:  # noqa: ANN401
 
 
 PEERS = (
-    Peer("depthmask, ONNX Runtime", "exported by `dmx export --input image`", _ours("onnxruntime"), True),
+    Peer(
+        "depthmask, ONNX Runtime",
+        "exported by `dmx export --input image`",
+        _ours("onnxruntime"),
+        True,
+    ),
     Peer("depthmask, OpenVINO", "exported by `dmx export --input image`", _ours("openvino"), True),
     Peer("PyTorch eager", "inference mode", _eager),
-    Peer("PyTorch channels-last", "inference mode; weights and image channels-last", _channels_last),
+    Peer(
+        "PyTorch channels-last", "inference mode; weights and image channels-last", _channels_last
+    ),
     Peer("torch.compile", "inductor's defaults, static shapes", _compiled),
     Peer(
         "torch.compile, max-autotune",

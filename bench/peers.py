@@ -10,17 +10,12 @@ installed or fails becomes a row that says why, and the others go on.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
@@ -30,105 +25,24 @@ import torch
 from msgspec import structs
 
 from depthmask.bench.grid import turn_order
-from depthmask.bench.latency import LatencyMeter
 from depthmask.bench.machine import this_machine
-from depthmask.bench.peer_list import PEERS, OwnMeter, Peer, Run, Subject
+from depthmask.bench.peer_list import PEERS, Peer, Subject
+from depthmask.bench.peer_row import PeerMeter
 from depthmask.bench.peers_result import PeerRow, PeersResult, markdown_peers, rich_peers
-from depthmask.bench.row import problem_of
-from depthmask.bench.statistics import Interval, Recording, compare_quantile, quantile_interval
+from depthmask.bench.statistics import Recording, compare_quantile, quantile_interval
 from depthmask.chain import MaskDepthChain
 from depthmask.commands import options
 from depthmask.errors import DepthmaskError, UsageError
 from depthmask.export.exporter import DEFAULT_RESOLUTION, export_chain
 from depthmask.export.source import open_chain
-from depthmask.frames import FloatArray, Normalisation, Resolution, UInt8Array, to_network
+from depthmask.frames import FloatArray, Normalisation, Resolution, to_network
 from depthmask.output_files import check_output, write_output
 from depthmask.samples import open_samples
 
 _PACKAGES = ("onnx", "onnxslim", "executorch")
-_MIN_RUNS_PER_ROUND = 4
-_ANY_FRAME = np.zeros((1, 1, 3), np.uint8)
 
 Tell = Callable[[str], None]
 """Told of every step."""
-
-
-class Row:
-    """One peer in the making. After a failed step it is asked for no other."""
-
-    def __init__(self, peer: Peer, subject: Subject) -> None:
-        """Nothing is opened yet."""
-        self.found = PeerRow(
-            peer=peer.name,
-            settings=peer.settings,
-            ours=peer.ours,
-            height_px=subject.resolution.height,
-            width_px=subject.resolution.width,
-        )
-        self._peer = peer
-        self._subject = subject
-        self._meter: LatencyMeter | None = None
-        self._own_meter: OwnMeter | None = None
-        self._own_medians_ms: list[float] = []
-
-    def attempt(self, step: Callable[[Row], None]) -> None:
-        """Take a step; whatever a peer raises is this row's problem and not the others'."""
-        if self.found.status != "ok":
-            return
-        try:
-            step(self)
-        except Exception as error:
-            status, problem = problem_of(error)
-            self.found = structs.replace(self.found, status=status, problem=problem)
-
-    def open(self, image_13HW: FloatArray, eager: Sequence[FloatArray]) -> None:
-        """Convert and load, time the first answer, and compare it with PyTorch's mask and depth."""
-        started = time.perf_counter()
-        with _quiet():
-            opened = self._peer.open(self._subject)
-            if isinstance(opened, OwnMeter):
-                self._own_meter = opened
-                return
-            maps = opened(image_13HW)
-        ready_ms = 1000 * (time.perf_counter() - started)
-        difference = max(map(_share_of_range, maps, eager))
-        self.found = structs.replace(self.found, ready_ms=ready_ms, difference=difference)
-        self._meter = LatencyMeter(_Timed(opened, image_13HW, ready_ms), [_ANY_FRAME])
-
-    def warm_up(self, max_seconds: float) -> None:
-        """Until steady; a tool that times itself does so itself."""
-        if self._meter is not None:
-            self._meter.warm_up(max_seconds)
-
-    def sample(self, seconds: float) -> None:
-        """One turn."""
-        if self._own_meter is not None:
-            self._own_medians_ms.append(self._own_meter.median_ms(seconds))
-            own_ms = tuple(self._own_medians_ms)
-            self.found = structs.replace(self.found, own_medians_ms=own_ms, p50_ms=median(own_ms))
-        elif self._meter is not None:
-            self._meter.sample(seconds, _MIN_RUNS_PER_ROUND)
-            latency = self._meter.result()
-            self.found = structs.replace(self.found, latency=latency, p50_ms=latency.p50_ms)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    timings_ms: dict[str, float]
-
-
-class _Timed:
-    """A peer as the meter wants it: it is handed a frame, and predicts the one image."""
-
-    def __init__(self, run: Run, image_13HW: FloatArray, open_ms: float) -> None:
-        self.open_ms = open_ms
-        self._run = run
-        self._image_13HW = image_13HW
-        self._answer = _Answer({})
-
-    def __call__(self, frame_HW3: UInt8Array) -> _Answer:
-        self._run(self._image_13HW)
-        return self._answer
 
 
 def compare_peers(
@@ -163,7 +77,9 @@ def compare_peers(
         CheckFailedError: our export does not agree with PyTorch.
     """
     if min(rounds, threads, len(resolutions), len(peers)) < 1 or seconds < 0:
-        raise UsageError("rounds, threads, resolutions and peers must be 1 or more, seconds 0 or more")
+        raise UsageError(
+            "rounds, threads, resolutions and peers must be 1 or more, seconds 0 or more"
+        )
     made_at, machine = datetime.now(UTC).isoformat(timespec="seconds"), this_machine()
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -178,7 +94,7 @@ def compare_peers(
                 folder = Path(name) / str(resolution)
                 folder.mkdir()
                 subject = Subject(chain, resolution, threads, bundle, folder)
-                some = [Row(peer, subject) for peer in peers]
+                some = [PeerMeter(peer, subject) for peer in peers]
                 elapsed_s = _measure(some, subject, seconds, rounds, max_warmup_seconds, seed, tell)
                 rows += _with_ratios([row.found for row in some], elapsed_s)
     finally:
@@ -198,7 +114,7 @@ def compare_peers(
 
 
 def _measure(
-    rows: Sequence[Row],
+    rows: Sequence[PeerMeter],
     subject: Subject,
     seconds: float,
     rounds: int,
@@ -211,7 +127,7 @@ def _measure(
     with torch.inference_mode():
         eager = [maps.numpy() for maps in subject.chain(torch.from_numpy(image_13HW))]
 
-    def step(doing: str, row: Row, take: Callable[[Row], None]) -> None:
+    def step(doing: str, row: PeerMeter, take: Callable[[PeerMeter], None]) -> None:
         tell(f"{doing} {row.found.peer} at {subject.resolution}")
         row.attempt(take)
 
@@ -234,33 +150,29 @@ def _image(subject: Subject) -> FloatArray:
     return to_network(frame_HW3[None], subject.resolution, Normalisation(spec.mean, spec.std))
 
 
-def _share_of_range(found: FloatArray, wanted: FloatArray) -> float:
-    """The largest difference; maps of other shapes are a failure of the peer."""
-    if found.shape != wanted.shape:
-        raise ValueError(f"a map must be {wanted.shape}, but got {found.shape}")
-    return float(np.abs(found - wanted).max() / (np.ptp(wanted) or 1.0))
-
-
 def _with_ratios(rows: Sequence[PeerRow], elapsed_s: float) -> list[PeerRow]:
     """The rows of one resolution with intervals, set against the fastest of ours."""
     measured = [row for row in rows if row.status == "ok" and row.p50_ms is not None]
-    best = min((row for row in measured if row.ours), key=lambda row: row.p50_ms or 0.0, default=None)
+    best = min(
+        (row for row in measured if row.ours), key=lambda row: row.p50_ms or 0.0, default=None
+    )
     return [_with_ratio(row, best, elapsed_s) if row in measured else _bare(row) for row in rows]
 
 
 def _with_ratio(row: PeerRow, best: PeerRow | None, elapsed_s: float) -> PeerRow:
     recording, ours = _recording(row, elapsed_s), best and _recording(best, elapsed_s)
     interval_ms = quantile_interval(recording) if recording else None
-    over = over_ours = None
-    if best is not None and best.p50_ms and row.p50_ms is not None:
-        over = row.p50_ms / best.p50_ms
+    times_ours = row.p50_ms / best.p50_ms if best and best.p50_ms and row.p50_ms else None
+    times_ours_interval = None
     if recording and ours and row is not best:
         found = compare_quantile(ours, recording)
         if found.lower is not None and found.upper is not None:
-            ends = {"lower": 1 + found.lower, "upper": 1 + found.upper}
-            over_ours = Interval(value=1 + found.change, **ends)
+            times_ours_interval = (1 + found.lower, 1 + found.upper)
     return structs.replace(
-        row, p50_interval_ms=interval_ms, over_ours=over_ours, over_ours_p50=over
+        row,
+        p50_interval_ms=(interval_ms.lower, interval_ms.upper) if interval_ms else None,
+        times_ours=times_ours,
+        times_ours_interval=times_ours_interval,
     )
 
 
@@ -286,18 +198,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Converters remark on what nobody here can change."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _chosen(names: tuple[str, ...] | None) -> Sequence[Peer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +13,7 @@ from rich.text import Text
 from depthmask.bench.latency import LatencyResult
 from depthmask.bench.machine import Machine
 from depthmask.bench.result import Status
-from depthmask.bench.statistics import CONFIDENCE, Interval
+from depthmask.bench.statistics import CONFIDENCE
 from depthmask.frames import Resolution
 
 _SHOWN_OF_A_PROBLEM = 300
@@ -31,14 +30,15 @@ class PeerRow(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "ok"
     problem: str | None = None
     ready_ms: float | None = None
-    """From the PyTorch chain to the first answer: conversion, compilation and opening. Ours is opened only."""
+    """From the PyTorch chain to the first answer: conversion, compilation, opening; ours is opened only."""
     difference: float | None = None
     """The largest to PyTorch eager, as a share of the range of the mask or of the depth."""
     p50_ms: float | None = None
-    p50_interval_ms: Interval | None = None
-    over_ours: Interval | None = None
-    """Its median over that of our fastest runtime, where an interval can be given."""
-    over_ours_p50: float | None = None
+    p50_interval_ms: tuple[float, float] | None = None
+    times_ours: float | None = None
+    """Its median over that of our fastest runtime at this resolution."""
+    times_ours_interval: tuple[float, float] | None = None
+    """None of that runtime itself, and where the samples allow no interval."""
     latency: LatencyResult | None = None
     """None of a tool that times itself."""
     own_medians_ms: tuple[float, ...] = ()
@@ -101,14 +101,15 @@ def _lines(result: PeersResult) -> list[list[str]]:
 def _entry(row: PeerRow) -> str:
     if row.p50_ms is None:
         return row.status
-    ratio = f"{row.over_ours_p50:.2f}" if row.over_ours_p50 is not None else "-"
-    if row.over_ours is not None and row.over_ours.lower < row.over_ours.upper:
-        ratio += f"; {row.over_ours.lower:.2f} to {row.over_ours.upper:.2f}"
+    ratio = "-" if row.times_ours is None else f"{row.times_ours:.2f}"
+    if row.times_ours_interval is not None:
+        ratio += "; {:.2f} to {:.2f}".format(*row.times_ours_interval)
     return f"{row.p50_ms:.2f} ({ratio})"
 
 
 def _notes(result: PeersResult) -> list[str]:
     packages = {**result.machine.packages, **result.package_versions}
+    settings = {row.peer: row.settings for row in result.rows}
     notes = [
         f"Machine: {result.machine.summary}; load {result.machine.load_1min} at the start.",
         f"{result.preset}, float32, {result.threads} threads, one image after the other; medians of"
@@ -116,9 +117,7 @@ def _notes(result: PeersResult) -> list[str]:
         f" over the fastest runtime of ours, with its {100 * CONFIDENCE:g}% interval.",
         "Differs: the largest difference to PyTorch eager as a share of the range.",
         "Packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()) + ".",
-        "Settings: "
-        + "; ".join(f"{peer}: {text}" for peer, text in _unique(result.rows, "settings"))
-        + ".",
+        f"Settings: {'; '.join(f'{peer}: {text}' for peer, text in settings.items())}.",
     ]
     largest = max((row.resolution for row in result.rows), default=None)
     ready = [
@@ -127,7 +126,9 @@ def _notes(result: PeersResult) -> list[str]:
         if row.ready_ms is not None and row.resolution == largest and not row.ours
     ]
     if ready:
-        notes.append(f"From the PyTorch chain to the first answer, at {largest}: {', '.join(ready)}.")
+        notes.append(
+            f"From the PyTorch chain to the first answer, at {largest}: {', '.join(ready)}."
+        )
     spoilt = [row for row in result.rows if row.latency and row.latency.spoilt_by]
     if spoilt and spoilt[0].latency:
         notes.append(
@@ -144,7 +145,3 @@ def _notes(result: PeersResult) -> list[str]:
         if row.status != "ok"
     ]
     return notes
-
-
-def _unique(rows: Iterable[PeerRow], field: str) -> list[tuple[str, str]]:
-    return list({row.peer: getattr(row, field) for row in rows}.items())
