@@ -102,9 +102,11 @@ class _Timed:
 
 
 def _share_of_range(found: FloatArray, wanted: FloatArray) -> float:
-    """The largest difference; maps of other shapes are a failure of the peer."""
+    """The largest difference; a map of another shape, or with NaN, is a failure of the peer."""
     if found.shape != wanted.shape:
         raise ValueError(f"a map must be {wanted.shape}, but got {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError("a map must be finite, but holds NaN or infinity")
     return float(np.abs(found - wanted).max() / (np.ptp(wanted) or 1.0))
 
 

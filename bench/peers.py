@@ -43,6 +43,8 @@ _PACKAGES = ("onnx", "onnxslim", "executorch")
 
 Tell = Callable[[str], None]
 """Told of every step."""
+Observe = Callable[[PeersResult], None]
+"""Called with what has been found so far, after every resolution."""
 
 
 def compare_peers(
@@ -57,6 +59,7 @@ def compare_peers(
     seed: int = 0,
     peers: Sequence[Peer] = PEERS,
     tell: Tell = lambda doing: None,
+    observe: Observe = lambda result: None,
 ) -> PeersResult:
     """Measure a chain through every peer, at one resolution after the other.
 
@@ -71,6 +74,7 @@ def compare_peers(
         seed: of the order of turns.
         peers: what to measure.
         tell: told of every step.
+        observe: told of every resolution's result.
 
     Raises:
         UsageError: a setting is out of range, or the chain cannot be exported.
@@ -80,10 +84,20 @@ def compare_peers(
         raise UsageError(
             "rounds, threads, resolutions and peers must be 1 or more, seconds 0 or more"
         )
-    made_at, machine = datetime.now(UTC).isoformat(timespec="seconds"), this_machine()
+    result = PeersResult(
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=this_machine(),
+        package_versions=_versions(),
+        preset=chain.spec.preset,
+        weights=weights,
+        threads=threads,
+        seconds_per_peer=seconds,
+        rounds=rounds,
+        seed=seed,
+        rows=(),
+    )
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    rows: list[PeerRow] = []
     try:
         with tempfile.TemporaryDirectory(prefix="depthmask-peers-") as name:
             tell("exporting")
@@ -96,21 +110,12 @@ def compare_peers(
                 subject = Subject(chain, resolution, threads, bundle, folder)
                 some = [PeerMeter(peer, subject) for peer in peers]
                 elapsed_s = _measure(some, subject, seconds, rounds, max_warmup_seconds, seed, tell)
-                rows += _with_ratios([row.found for row in some], elapsed_s)
+                found = _with_ratios([row.found for row in some], elapsed_s)
+                result = structs.replace(result, rows=(*result.rows, *found))
+                observe(result)
     finally:
         torch.set_num_threads(threads_before)
-    return PeersResult(
-        made_at=made_at,
-        machine=machine,
-        package_versions=_versions(),
-        preset=chain.spec.preset,
-        weights=weights,
-        threads=threads,
-        seconds_per_peer=seconds,
-        rounds=rounds,
-        seed=seed,
-        rows=tuple(rows),
-    )
+    return result
 
 
 def _measure(
@@ -247,6 +252,11 @@ def main(
     """
     if out is not None:
         check_output(out, overwrite=overwrite)
+
+    def write(result: PeersResult) -> None:
+        if out is not None:
+            write_output(out, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+
     chain, weights = open_chain(preset, checkpoint=checkpoint, init=init)
     with options.messages.status("opening") as status:
         result = compare_peers(
@@ -258,9 +268,8 @@ def main(
             rounds=rounds,
             peers=_chosen(peers),
             tell=status.update,
+            observe=write,
         )
-    if out is not None:
-        write_output(out, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
     if as_json:
         options.print_json(msgspec.to_builtins(result))
     elif markdown:
