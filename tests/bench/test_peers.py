@@ -18,6 +18,7 @@ from depthmask.bench.peer_list import PEERS, OwnMeter, Peer
 from depthmask.bench.peers import compare_peers, main
 from depthmask.bench.peers_result import markdown_peers
 from depthmask.errors import UnavailableError, UsageError
+from depthmask.export.exporter import export_chain
 from depthmask.frames import Resolution
 
 SIZE = Resolution(32, 32)
@@ -60,6 +61,17 @@ FAKES = (
     Peer("broken", "cannot convert", broken),
     Peer("meter", "times itself", lambda subject: OwnMeter(lambda seconds: 4.0)),
 )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    out = tmp_path_factory.mktemp("peers") / "ours"
+    return export_chain(chains.build("lite", seed=0), out, resolution=SIZE, input="image")
+
+
+@pytest.fixture
+def exported_once(bundle, monkeypatch):
+    monkeypatch.setattr(module, "export_chain", lambda *_, **__: bundle)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +142,7 @@ def test_the_table_has_a_row_for_every_peer(result):
     assert "- broken at 32 failed: RuntimeError: no kernel for this" in lines
 
 
-def test_without_ours_there_are_no_ratios():
+def test_without_ours_there_are_no_ratios(exported_once):
     found = compare_peers(
         chains.build("lite", seed=0),
         {},
@@ -150,7 +162,7 @@ def test_settings_are_checked():
         compare_peers(chains.build("lite", seed=0), {}, rounds=0)
 
 
-def test_the_command_prints_json_and_writes_the_same(tmp_path, monkeypatch):
+def test_the_command_prints_json_and_writes_the_same(tmp_path, monkeypatch, exported_once):
     monkeypatch.setattr(module, "PEERS", [named("depthmask, ONNX Runtime"), FAKES[3]])
     out = tmp_path / "peers.json"
     options = ["--resolution", "32", "--threads", "1", "--seconds", "0", "--rounds", "1"]
