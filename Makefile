@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types install clean release-weights bench-weights
+.PHONY: demo test test-slow lint types install clean release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -43,6 +43,12 @@ clean:
 BENCH_RUN ?= runs/bench-weights
 bench-weights: $(INSTALLED)
 	$(BIN)/dmx train --config bench-weights --out $(BENCH_RUN)
+
+# The same weights through other people's tools, side by side; installs them first.
+PEERS_OUT ?= peers.json
+bench-peers: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	$(BIN)/python -m depthmask.bench.peers --resolution 64,128,224 --out $(PEERS_OUT) --overwrite --markdown
 
 # The trained weights and the ready bundle that ship with the package, from finished trainings.
 LITE_RUN ?= runs/lite

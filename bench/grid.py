@@ -153,7 +153,7 @@ def run_grid(
             seconds = left_seconds / (len(rows) * max(shares, 1 / rounds))
         begun = structs.replace(begun, seconds_per_cell=seconds)
         for number in left_rounds:
-            for index in np.random.default_rng([seed, number, _ORDER]).permutation(len(rows)):
+            for index in turn_order(seed, number, len(rows)):
                 todo.step(
                     f"round {number + 1} of {rounds}:",
                     rows[index],
@@ -170,6 +170,14 @@ def run_grid(
                 observe(_after(begun, rows, rounds))
         todo.finish()
         return _after(begun, rows, rounds)
+
+
+def turn_order(seed: int, round_number: int, count: int) -> list[int]:
+    """In which order so many rows take their turns in a round."""
+    order: list[int] = (
+        np.random.default_rng([seed, round_number, _ORDER]).permutation(count).tolist()
+    )
+    return order
 
 
 class _Todo:

@@ -10,10 +10,6 @@ and the copies of frame and maps; how much that is stands beside it.
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,12 +21,12 @@ import msgspec
 import numpy as np
 
 from depthmask.accuracy import accuracy
+from depthmask.bench.benchmark_app import benchmark_app_ms, find_benchmark_app
 from depthmask.bench.conditions import ConditionsMeter, between, spoilt_by
 from depthmask.bench.latency import LatencyMeter, measure
 from depthmask.bench.machine import Machine, this_machine
 from depthmask.bundle import Bundle, open_bundle
 from depthmask.commands import options
-from depthmask.errors import UnavailableError
 from depthmask.frames import Resolution, UInt8Array
 from depthmask.pipeline import Pipeline, Prediction
 from depthmask.runtimes.openvino_runtime import configuration
@@ -38,7 +34,6 @@ from depthmask.samples import open_samples
 
 _NULL_CALLS = 20_000
 _ROUNDS = 5
-_MEDIAN = re.compile(r"Median:\s*([\d.]+)\s*ms")
 
 
 class MethodCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,8 +94,10 @@ def check_method(
     Raises:
         UnavailableError: OpenVINO's benchmark_app or a runtime is not installed.
     """
-    app = _benchmark_app()
+    app = find_benchmark_app()
+    graph = bundle.path / bundle.graph(resolution).file
     frame_HW3 = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    shape = ("-data_shape", f"frame[1,{frame_HW3.shape[0]},{frame_HW3.shape[1]},3]")
     conditions = ConditionsMeter()
     before = conditions.now()
     found: defaultdict[str, list[float]] = defaultdict(list)
@@ -116,7 +113,7 @@ def check_method(
         plain_ms, request_ms = _plain_openvino_ms(bundle, resolution, threads, frame_HW3, seconds)
         found["plain openvino"].append(plain_ms)
         found["request"].append(request_ms)
-        found["app"].append(_benchmark_app_ms(app, bundle, resolution, threads, frame_HW3, seconds))
+        found["app"].append(benchmark_app_ms(app, graph, threads, seconds, shape))
     return MethodCheck(
         machine=this_machine(),
         bundle=bundle.path.name,
@@ -201,40 +198,6 @@ def _loop_ms(call: Callable[[], object], seconds: float) -> float:
         call()
         times_ms.append(1000 * (time.perf_counter() - started))
     return median(times_ms)
-
-
-def _benchmark_app() -> str:
-    app = shutil.which("benchmark_app", path=str(Path(sys.executable).parent))
-    if app is None:
-        raise UnavailableError(
-            "the check needs OpenVINO's benchmark_app, which is not installed. Try"
-            " `pip install openvino`"
-        )
-    return app
-
-
-def _benchmark_app_ms(
-    app: str,
-    bundle: Bundle,
-    resolution: Resolution,
-    threads: int,
-    frame_HW3: UInt8Array,
-    seconds: float,
-) -> float:
-    """The median latency that OpenVINO's own meter prints, one request after the other."""
-    height, width = frame_HW3.shape[:2]
-    command = [app, "-m", str(bundle.path / bundle.graph(resolution).file), "-d", "CPU"]
-    command += ["-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads)]
-    command += ["-t", str(max(1, round(seconds))), "-data_shape", f"frame[1,{height},{width},3]"]
-    command += ["-infer_precision", "f32"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    printed = _MEDIAN.search(done.stdout)
-    if printed is None:
-        raise UnavailableError(
-            f"benchmark_app must print a median, but it ended with {done.returncode}:"
-            f" {(done.stderr or done.stdout).strip()[-300:]}"
-        )
-    return float(printed.group(1))
 
 
 @click.command()

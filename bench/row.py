@@ -62,11 +62,7 @@ class Row:
         except UnusableSamplesError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())
-            self.status = "unavailable" if isinstance(error, UnavailableError) else "failed"
-            self._problem = (
-                text if isinstance(error, DepthmaskError) else f"{type(error).__name__}: {text}"
-            )
+            self.status, self._problem = problem_of(error)
 
     def open(self, opener: Opener, frames: Sequence[UInt8Array], stack: ExitStack) -> None:
         """Open the pipeline and time its first inference."""
@@ -150,6 +146,13 @@ class Row:
             flicker=self._judgement.flicker if complete else None,
             load=self._load if complete else (),
         )
+
+
+def problem_of(error: Exception) -> tuple[Status, str]:
+    """What a row says of an error, in one line."""
+    text = " ".join(str(error).split())
+    status: Status = "unavailable" if isinstance(error, UnavailableError) else "failed"
+    return status, text if isinstance(error, DepthmaskError) else f"{type(error).__name__}: {text}"
 
 
 def _judgement(

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-from depthmask.bench import method_check
 from depthmask.bench.method_check import check_method
 from depthmask.bundle import open_bundle
 from depthmask.errors import UnavailableError
@@ -28,7 +29,7 @@ def test_the_meters_measure_the_same_thing():
 
 
 def test_without_benchmark_app_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(method_check.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     bundle = open_bundle()
     with pytest.raises(UnavailableError, match="benchmark_app, which is not installed"):
         check_method(bundle, bundle.manifest.resolutions[0], threads=1, seconds=0.01, rounds=1)
