@@ -34,6 +34,34 @@ class TinyDepth(nn.Module):
         return 2 + self.second(torch.relu(self.first(image_B3HW)))
 
 
+class UpsamplingDepth(nn.Module):
+    """image (B,3,H,W) -> depth (B,1,H/2,W/2), with two convolutions that read one upsampled map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.down = nn.Conv2d(3, 64, 3, stride=8, padding=1)
+        self.up = UpProjection(64, 16, scale=4)
+        self.last = nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        return 2 + self.last(self.up(torch.relu(self.down(image_B3HW))))
+
+
+class UpProjection(nn.Module):
+    """(B,C,h,w) -> (B,K,scale*h,scale*w): two branches over the upsampled map, added."""
+
+    def __init__(self, channels_in: int, channels_out: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.first = nn.Conv2d(channels_in, channels_out, 5, padding=2)
+        self.second = nn.Conv2d(channels_in, channels_out, 5, padding=2)
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        large = nn.functional.interpolate(features_BChw, scale_factor=self.scale, mode="bilinear")
+        return torch.relu(self.first(large)) + self.second(large)
+
+
 def overflowing_mask() -> nn.Module:
     """A mask whose inner values leave float16's range, and whose output does not."""
     return TinyMask(gain=1e6)
