@@ -37,16 +37,14 @@ class Rates:
 
     ps_per_mac: float
     ps_per_float: float
-    """Of the largest intermediate tensor, which is written, rearranged and read again."""
-    cached_floats: int
-    """As many cost nothing, since they stay in the caches."""
+    """That is written only to be read again."""
 
 
 RATES: dict[Profile, Rates] = {
-    # Fitted to 22 sites of hu2019 at 64 and 224 px on two cores with AVX-512 (ONNX Runtime and OpenVINO).
-    "cpu": Rates(ps_per_mac=9.4, ps_per_float=1800, cached_floats=1_000_000),
+    # Fitted to the sites of hu2019 at 64 and 224 px on two cores with AVX-512 (ONNX Runtime and OpenVINO).
+    "cpu": Rates(ps_per_mac=9.4, ps_per_float=1100),
     # From the data sheets of small inference GPUs (4 TMAC/s in float32, 300 GB/s); not measured.
-    "gpu": Rates(ps_per_mac=0.25, ps_per_float=40, cached_floats=1_000_000),
+    "gpu": Rates(ps_per_mac=0.25, ps_per_float=40),
 }
 
 
@@ -105,8 +103,7 @@ def predicted_ms(site: UpsampleConv, form: Form | None, profile: Profile) -> flo
     """What the cost model says; None: as exported."""
     rates = RATES[profile]
     # A convolution as exported reads its input in place.
-    floats = upsample_conv.intermediate_floats(site, form) if form is not None else 0
-    floats = max(0, floats - rates.cached_floats)
+    floats = upsample_conv.moved_floats(site, form) if form is not None else 0
     return 1e-9 * (upsample_conv.macs(site, form) * rates.ps_per_mac + floats * rates.ps_per_float)
 
 

@@ -17,13 +17,14 @@ the rest. Two forms:
 - `half`: x is resized along its rows first, a 1 x columns convolution gives the row taps at (h, W), and A
   does the rest: fewer savings, but a smaller intermediate.
 
-A is banded (row i reaches only the rows around i * h / H): for maps of many rows it is applied in blocks.
-Convolutions that read the same resized tensor become one.
+A and B are banded (row i reaches only the rows around i * h / H): for large maps they are applied in blocks.
+Convolutions that read the same resized tensor become one where z is small; where it would not stay in the
+caches, it is made for a few output channels at a time, which bounds the memory, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,9 +43,14 @@ from depthmask.export.resize_matrix import TRANSFORMATIONS, Matrix, resize_matri
 
 Form = Literal["matrix", "half"]
 FORMS: tuple[Form, ...] = ("matrix", "half")
-_SINGLE_BLOCK_ROWS = 40
-"""Of the low-resolution map; more are cut into blocks of about half of this."""
-_BLOCK_ROWS = 20
+_SINGLE_BLOCK = 40
+"""Rows or columns of the low-resolution map; more are cut into blocks of about half of this."""
+_BLOCK = 20
+_GROUP_FLOATS = 1 << 21
+"""Of the largest intermediate tensor of one group of output channels: 8 MB."""
+
+Block = tuple[int, int, int, int]
+"""Rows (or columns) [first, last) of the output, and those [above, below) of the input that they need."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,9 @@ class UpsampleConv:
         return rows, columns
 
 
+MakeForm = Callable[[Site, UpsampleConv, Array], ir.Value]
+
+
 def find(graph: ir.Graph) -> Iterator[UpsampleConv]:
     """Sites that the theorem covers: a linear, not antialiased Resize of rows and columns with fixed
     sizes, whose only readers are convolutions of stride 1 in one group, with constant weights of one shape
@@ -93,14 +102,14 @@ def find(graph: ir.Graph) -> Iterator[UpsampleConv]:
 def apply(graph: ir.Graph, site: UpsampleConv, form: Form) -> None:
     """Put a form in the site's place; the convolutions' outputs keep their names."""
     make = Site(graph, site.convolutions[0], f"{site.name}/{form}")
-    weight = np.concatenate([_constant(conv, 1) for conv in site.convolutions])
     make_form = {"matrix": _matrix, "half": _half}[form]
-    merged = make_form(make, site, weight)
-    outputs = [merged]
-    if len(site.convolutions) > 1:
-        shapes = [(site.batch, channels, *site.size_out) for channels in site.channels_out]
-        sizes = make.constant(np.array(site.channels_out, np.int64))
-        outputs = make.nodes("Split", [merged, sizes], shapes, {"axis": 1})
+    weights = [_constant(conv, 1) for conv in site.convolutions]
+    groups = _groups(site, form)
+    if groups == 1:
+        merged = make_form(make, site, np.concatenate(weights))
+        outputs = _split(make, site, merged)
+    else:
+        outputs = [_in_groups(make, site, make_form, weight, groups) for weight in weights]
     for conv, output in zip(site.convolutions, outputs, strict=True):
         if len(conv.inputs) > 2 and conv.inputs[2] is not None:
             bias = _constant(conv, 2).reshape(1, -1, 1, 1)
@@ -118,37 +127,62 @@ def macs(site: UpsampleConv, form: Form | None) -> int:
     channels_out = sum(site.channels_out)
     if form is None:
         return site.batch * high * wide * rows * columns * site.channels_in * channels_out
-    left = sum(
-        (last - first) * rows * (below - above) for first, last, above, below in _blocks(site)
+    row_blocks, column_blocks = _blocks(site, 0), _blocks(site, 1)
+    left, right = (
+        sum((last - first) * taps * (below - above) for first, last, above, below in blocks)
+        for blocks, taps in ((row_blocks, rows), (column_blocks, columns))
     )
     if form == "half":
         convolution = h * wide * columns * site.channels_in * rows * channels_out
         return site.batch * (convolution + channels_out * wide * left)
     convolution = h * w * site.channels_in * rows * columns * channels_out
-    products = channels_out * (columns * w * left + high * columns * w * wide)
-    return site.batch * (convolution + products)
+    return site.batch * (convolution + channels_out * (columns * w * left + high * right))
 
 
-def intermediate_floats(site: UpsampleConv, form: Form | None) -> int:
-    """The largest tensor that a form makes beside its output, in numbers."""
+def moved_floats(site: UpsampleConv, form: Form) -> int:
+    """How many numbers a form writes beside its output, only to read them again."""
     (h, w), (high, wide) = site.size_in, site.size_out
-    rows, columns, channels_out = (
-        len(site.row_offsets),
-        len(site.column_offsets),
-        sum(site.channels_out),
-    )
-    if form is None:
-        return site.batch * site.channels_in * high * wide
+    rows, columns = len(site.row_offsets), len(site.column_offsets)
+    channels_out = sum(site.channels_out)
     if form == "half":
-        return site.batch * max(site.channels_in, rows * channels_out) * h * wide
-    return site.batch * channels_out * columns * w * max(rows * h, high)
+        return site.batch * (site.channels_in + rows * channels_out) * h * wide
+    # The taps, and the product with A as it is made and as it is rearranged.
+    return site.batch * channels_out * columns * w * (rows * h + 2 * high)
+
+
+def _groups(site: UpsampleConv, form: Form) -> int:
+    """In how many groups the output channels of each convolution are made."""
+    (h, w), (high, wide) = site.size_in, site.size_out
+    rows, columns = len(site.row_offsets), len(site.column_offsets)
+    width, tallest = (columns * w, max(rows * h, high)) if form == "matrix" else (wide, rows * h)
+    floats = site.batch * sum(site.channels_out) * width * tallest
+    if floats <= _GROUP_FLOATS:
+        return 1
+    groups = -(-floats // _GROUP_FLOATS)
+    return min(min(site.channels_out), -(-groups // len(site.convolutions)))
+
+
+def _split(make: Site, site: UpsampleConv, merged: ir.Value) -> list[ir.Value]:
+    if len(site.convolutions) == 1:
+        return [merged]
+    shapes = [(site.batch, channels, *site.size_out) for channels in site.channels_out]
+    sizes = make.constant(np.array(site.channels_out, np.int64))
+    return make.nodes("Split", [merged, sizes], shapes, {"axis": 1})
+
+
+def _in_groups(
+    make: Site, site: UpsampleConv, make_form: MakeForm, weight_OCKL: Array, groups: int
+) -> ir.Value:
+    parts = [make_form(make, site, weight) for weight in np.array_split(weight_OCKL, groups)]
+    if len(parts) == 1:
+        return parts[0]
+    shape = (site.batch, len(weight_OCKL), *site.size_out)
+    return make.node("Concat", parts, shape, {"axis": 1})
 
 
 def _matrix(make: Site, site: UpsampleConv, weight_OCKL: Array) -> ir.Value:
-    (h, w), (high, wide), batch = site.size_in, site.size_out, site.batch
+    (h, w), batch = site.size_in, site.batch
     channels_out, channels_in, rows, columns = weight_OCKL.shape
-    _, resize_x = site.matrices()
-    right = np.concatenate([shifted(resize_x, offset).T for offset in site.column_offsets])
     # Channels in the order (column tap, output, row tap): then the row taps and the rows lie together.
     weight = weight_OCKL.transpose(3, 0, 2, 1).reshape(-1, channels_in, 1, 1)
     taps = make.node(
@@ -158,17 +192,7 @@ def _matrix(make: Site, site: UpsampleConv, weight_OCKL: Array) -> ir.Value:
         {"kernel_shape": [1, 1]},
     )
     tall = _left_product(make, site, taps, columns * channels_out, w)
-    by_tap = make.reshape(tall, (batch, columns, channels_out, high, w))
-    beside = make.node(
-        "Transpose", [by_tap], (batch, channels_out, high, columns, w), {"perm": [0, 2, 3, 1, 4]}
-    )
-    flat = make.reshape(beside, (batch, channels_out * high, columns * w))
-    product = make.node(
-        "MatMul",
-        [flat, make.constant(right.astype(np.float32))],
-        (batch, channels_out * high, wide),
-    )
-    return make.reshape(product, (batch, channels_out, high, wide))
+    return _right_product(make, site, tall, channels_out)
 
 
 def _half(make: Site, site: UpsampleConv, weight_OCKL: Array) -> ir.Value:
@@ -204,41 +228,77 @@ def _left_product(
     h, batch, rows = site.size_in[0], site.batch, len(site.row_offsets)
     resize_y, _ = site.matrices()
     left_HKh = np.stack([shifted(resize_y, offset) for offset in site.row_offsets], 1)
-    blocks = _blocks(site)
     stacked = make.reshape(taps, (batch, channels, rows, h, width))
     parts = []
-    for first, last, above, below in blocks:
-        part = stacked
-        if len(blocks) > 1:
-            bounds = [make.constant(np.array([bound], np.int64)) for bound in (above, below, 3)]
-            shape = (batch, channels, rows, below - above, width)
-            part = make.node("Slice", [stacked, *bounds], shape)
+    for first, last, above, below in _blocks(site, 0):
+        part = _slice(make, stacked, 3, above, below)
         flat = make.reshape(part, (batch, channels, rows * (below - above), width))
         matrix = left_HKh[first:last, :, above:below].reshape(last - first, -1)
-        parts.append(
-            make.node(
-                "MatMul",
-                [make.constant(matrix.astype(np.float32)), flat],
-                (batch, channels, last - first, width),
-            )
+        shape = (batch, channels, last - first, width)
+        parts.append(make.node("MatMul", [make.constant(matrix.astype(np.float32)), flat], shape))
+    return _concat(make, parts, 2)
+
+
+def _right_product(make: Site, site: UpsampleConv, tall: ir.Value, channels: int) -> ir.Value:
+    """B from the right: (N, columns * channels, H, w) to (N, channels, H, W)."""
+    w, high, batch, columns = (
+        site.size_in[1],
+        site.size_out[0],
+        site.batch,
+        len(site.column_offsets),
+    )
+    _, resize_x = site.matrices()
+    right_LwW = np.stack([shifted(resize_x, offset).T for offset in site.column_offsets])
+    by_tap = make.reshape(tall, (batch, columns, channels, high, w))
+    parts = []
+    for first, last, above, below in _blocks(site, 1):
+        part = _slice(make, by_tap, 4, above, below)
+        shape = (batch, channels, high, columns, below - above)
+        beside = make.node("Transpose", [part], shape, {"perm": [0, 2, 3, 1, 4]})
+        flat = make.reshape(beside, (batch, channels * high, columns * (below - above)))
+        matrix = right_LwW[:, above:below, first:last].reshape(-1, last - first)
+        product = make.node(
+            "MatMul",
+            [flat, make.constant(matrix.astype(np.float32))],
+            (batch, channels * high, last - first),
         )
+        parts.append(make.reshape(product, (batch, channels, high, last - first)))
+    return _concat(make, parts, 3)
+
+
+def _slice(make: Site, value: ir.Value, axis: int, first: int, last: int) -> ir.Value:
+    shape = list(static_shape(value) or ())
+    if (first, last) == (0, shape[axis]):
+        return value
+    shape[axis] = last - first
+    bounds = [make.constant(np.array([number], np.int64)) for number in (first, last, axis)]
+    return make.node("Slice", [value, *bounds], shape)
+
+
+def _concat(make: Site, parts: list[ir.Value], axis: int) -> ir.Value:
     if len(parts) == 1:
         return parts[0]
-    shape = (batch, channels, site.size_out[0], width)
-    return make.node("Concat", parts, shape, {"axis": 2})
+    shapes = [static_shape(part) or () for part in parts]
+    shape = list(shapes[0])
+    shape[axis] = sum(one[axis] for one in shapes)
+    return make.node("Concat", parts, shape, {"axis": axis})
 
 
-def _blocks(site: UpsampleConv) -> list[tuple[int, int, int, int]]:
-    """Output rows [first, last) and the input rows [above, below) that they need."""
-    h, high = site.size_in[0], site.size_out[0]
-    count = 1 if h <= _SINGLE_BLOCK_ROWS else round(h / _BLOCK_ROWS)
-    reached_Hh = sum(shifted(np.abs(site.matrices()[0]), offset) for offset in site.row_offsets)
+def _blocks(site: UpsampleConv, axis: int) -> list[Block]:
+    """Of rows (axis 0) or columns (1)."""
+    size_in, size_out = site.size_in[axis], site.size_out[axis]
+    if size_in <= _SINGLE_BLOCK:
+        return [(0, size_out, 0, size_in)]
+    count = round(size_in / _BLOCK)
+    offsets = (site.row_offsets, site.column_offsets)[axis]
+    matrix = site.matrices()[axis]
+    reached = np.stack([shifted(matrix, offset) for offset in offsets]).any(0)
     blocks = []
     for number in range(count):
-        first, last = number * high // count, (number + 1) * high // count
-        (needed,) = np.nonzero(np.asarray(reached_Hh)[first:last].any(0))
+        first, last = number * size_out // count, (number + 1) * size_out // count
+        (needed,) = np.nonzero(reached[first:last].any(0))
         blocks.append((first, last, int(needed[0]), int(needed[-1]) + 1))
-    return blocks if count > 1 else [(0, high, 0, h)]
+    return blocks
 
 
 def _site(resize: ir.Node) -> UpsampleConv | None:
