@@ -23,6 +23,10 @@ _WINDOW_RUNS = 5
 _WINDOW_SECONDS = 0.1
 _STEADY_WINDOWS = 3
 _STEADY_WITHIN = 0.05
+_ENQUEUE = "enqueue"
+"""The one part that is not beside the others but within them."""
+_ENQUEUE_BOUND = 0.8
+"""Of the GPU's time; as in NVIDIA's trtexec (samples/common/sampleReporting.cpp)."""
 
 Clock = Callable[[], float]
 
@@ -32,7 +36,7 @@ class TimedPrediction(Protocol):
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """By stage, in the order in which they run: `preprocess`, `inference`, `postprocess`."""
+        """By stage, in the order in which they run, as `pipeline.Prediction` has them."""
 
 
 class TimedPipeline(Protocol):
@@ -74,6 +78,8 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Standard deviation as a share of the mean."""
     stage_p50_ms: dict[str, float]
     """Median of each stage, in the order in which they run."""
+    enqueue_p50_ms: float | None = None
+    """Of the host's time for handing the inference to a GPU; None: no GPU, or not known."""
     throughput_frames_per_s: float
     """Of one call after the other, without overlap."""
     turns: tuple[Turn, ...]
@@ -81,6 +87,14 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What else the machine did, where that was so much that the numbers are no fair ones."""
     samples_ms: tuple[float, ...]
     stage_samples_ms: dict[str, tuple[float, ...]]
+
+    @property
+    def enqueue_bound(self) -> str | None:
+        """In words, where a faster GPU would change little: it waits for the host."""
+        host_ms, gpu_ms = self.enqueue_p50_ms, self.stage_p50_ms.get("inference")
+        if host_ms is None or gpu_ms is None or host_ms <= _ENQUEUE_BOUND * gpu_ms:
+            return None
+        return f"bound by enqueueing: {host_ms:.2f} ms of host work for {gpu_ms:.2f} ms on the GPU"
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
@@ -182,7 +196,7 @@ class LatencyMeter:
             for stage, stage_ms in stages_ms.items():
                 self._stages_ms.setdefault(stage, []).append(stage_ms)
             taken += 1
-        met = between(before, self._conditions.now())
+        met = between(before, self._conditions.now(before))
         self._turns.append(Turn(runs=taken, conditions=met))
 
     def result(self) -> LatencyResult:
@@ -195,6 +209,8 @@ class LatencyMeter:
             raise UsageError("a latency must come from 1 or more runs, but none was made")
         samples_ms = np.array(self._samples_ms)
         mean_ms = float(samples_ms.mean())
+        medians_ms = {name: float(np.median(ms)) for name, ms in self._stages_ms.items()}
+        enqueue_p50_ms = medians_ms.pop(_ENQUEUE, None)
         return LatencyResult(
             runs=len(samples_ms),
             warmup_runs=self._warmup_runs,
@@ -208,7 +224,8 @@ class LatencyMeter:
             p999_ms=quantile_ms(self._samples_ms, 0.999),
             mean_ms=mean_ms,
             cv=float(samples_ms.std()) / mean_ms if mean_ms > 0 else 0.0,
-            stage_p50_ms={name: float(np.median(ms)) for name, ms in self._stages_ms.items()},
+            stage_p50_ms=medians_ms,
+            enqueue_p50_ms=enqueue_p50_ms,
             throughput_frames_per_s=1000 * self._batch * len(samples_ms) / float(samples_ms.sum()),
             turns=tuple(self._turns),
             spoilt_by=spoilt_by([turn.conditions for turn in self._turns]),
