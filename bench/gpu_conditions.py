@@ -76,10 +76,8 @@ class GpuMeter:
     def now(self, since_s: float | None = None) -> GpuMoment:
         """Ask everything; other processes' load is that since a time of `time.time()`."""
         ask, nvml = self.gpu.ask, self.gpu.nvml
-        power_mw, energy_mj = (
-            ask("nvmlDeviceGetPowerUsage"),
-            ask("nvmlDeviceGetTotalEnergyConsumption"),
-        )
+        power_mw = ask("nvmlDeviceGetPowerUsage")
+        energy_mj = ask("nvmlDeviceGetTotalEnergyConsumption")
         reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:
             reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # its name in older drivers

@@ -41,10 +41,8 @@ class Gpu:
 
     def hardware(self) -> GpuHardware:
         """What it is."""
-        memory, cuda = (
-            self.ask("nvmlDeviceGetMemoryInfo"),
-            self._call("nvmlSystemGetCudaDriverVersion"),
-        )
+        memory = self.ask("nvmlDeviceGetMemoryInfo")
+        cuda = self._call("nvmlSystemGetCudaDriverVersion")
         return GpuHardware(
             name=self.ask("nvmlDeviceGetName") or "a GPU without a name",
             memory_bytes=None if memory is None else int(memory.total),

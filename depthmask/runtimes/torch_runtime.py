@@ -34,7 +34,7 @@ class Torch:
     device = "cpu"
 
     def __init__(self, module: torch.nn.Module, input_name: str) -> None:
-        self._module: torch.nn.Module | None = module
+        self._module: torch.nn.Module | None = module.to(self.device)
         self._input = input_name
 
     def run(self, inputs: Tensors) -> Tensors:
