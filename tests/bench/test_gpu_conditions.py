@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 
 import msgspec
@@ -19,6 +18,7 @@ from depthmask.bench.latency import LatencyMeter
 from depthmask.bench.nvml import open_gpu
 
 OWN = os.getpid()
+AFTER_NOW_US = 1 << 62
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def stretch(fake_nvml, fake_gpu):
 
 
 def used(pid, share):
-    return {"pid": pid, "smUtil": share, "timeStamp": 1e6 * (time.time() + 1)}
+    return {"pid": pid, "smUtil": share, "timeStamp": AFTER_NOW_US}
 
 
 def test_a_quiet_gpu_spoils_nothing(stretch):
@@ -78,7 +78,7 @@ def test_load_of_others_is_unknown_where_our_own_is_not_told(stretch):
 
 
 def test_load_from_before_the_stretch_does_not_count(stretch):
-    old = {**used(OWN + 1, 90), "timeStamp": 1e6 * (time.time() - 60)}
+    old = {**used(OWN + 1, 90), "timeStamp": 0}
     assert stretch(utilisation=[used(OWN, 90), old]).other_load == 0
 
 
