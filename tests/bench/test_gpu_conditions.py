@@ -139,7 +139,6 @@ def test_conditions_survive_json_with_and_without_a_gpu(fake_gpu, tmp_path):
 
 @pytest.mark.gpu
 def test_a_real_gpu_tells_its_clocks_and_power():
-    pytest.importorskip("pynvml")
     gpu = open_gpu()
     assert gpu is not None
     meter = GpuMeter(gpu)

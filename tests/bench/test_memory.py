@@ -26,7 +26,6 @@ def test_a_childs_peak_leaves_its_parents_out():
 
 @pytest.mark.gpu
 def test_a_cell_on_a_gpu_holds_some_of_its_memory(capsys, tiny_bundle_path):
-    pytest.importorskip("pynvml")
     main([str(tiny_bundle_path), "32", "onnxruntime", "cuda", "0", "1"])
     found = msgspec.json.decode(capsys.readouterr().out, type=PeakMemory)
     assert found.host_bytes > 10 << 20

@@ -70,7 +70,6 @@ def test_memory_that_is_not_told_is_left_out(fake_nvml, fake_gpu):
 
 @pytest.mark.gpu
 def test_a_real_gpu_describes_itself():
-    pytest.importorskip("pynvml")
     gpu = open_gpu()
     assert gpu is not None
     hardware = gpu.hardware()
