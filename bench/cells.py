@@ -5,16 +5,18 @@ A cell is a bundle at one resolution on one runtime, with a number of threads an
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from depthmask import runtimes as known_runtimes
 from depthmask.accuracy import PredictionLike
 from depthmask.bench.latency import TimedPrediction
+from depthmask.bench.memory import PeakMemory
 from depthmask.bench.result import runner_name
 from depthmask.bundle import Bundle, Precision
 from depthmask.errors import UnavailableError, UsageError
@@ -77,8 +79,8 @@ class OpenedCell:
 
 
 Opener = Callable[[Request], OpenedCell]
-MemoryMeter = Callable[[Request], int | None]
-"""Gives a cell's peak memory in bytes; None where it cannot."""
+MemoryMeter = Callable[[Request], PeakMemory]
+"""Gives a cell's peak memory."""
 
 
 def all_cells(
@@ -164,7 +166,7 @@ class Preloading:
         return self._open_cell(request)
 
 
-def peak_memory_bytes(request: Request) -> int | None:
+def peak_memory(request: Request) -> PeakMemory:
     """Run `bench.memory` on a cell; memory is no reason to fail it."""
     # -P: the user's folder may hold a depthmask of its own.
     command = [sys.executable, "-P", "-m", "depthmask.bench.memory"]
@@ -175,9 +177,9 @@ def peak_memory_bytes(request: Request) -> int | None:
             command, capture_output=True, check=True, timeout=_MEMORY_TIMEOUT_SECONDS
         )
         # The last line: a runtime's library may have printed before it.
-        return int(json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"])
-    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
-        return None
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=PeakMemory)
+    except (OSError, subprocess.SubprocessError, msgspec.DecodeError, LookupError):
+        return PeakMemory()
 
 
 class _InBatches:

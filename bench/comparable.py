@@ -58,6 +58,7 @@ def changed(a: BenchResult, b: BenchResult) -> tuple[Change, ...]:
             "python": result.machine.python,
             "governor": result.machine.governor,
             "load": None if result.machine.load_1min is None else f"{result.machine.load_1min:g}",
+            "GPU driver": result.machine.gpu.driver if result.machine.gpu else None,
             **result.machine.packages,
         }
         for result in (a, b)

@@ -1,6 +1,7 @@
 """What went on on the machine while something was measured: other load, clocks, heat, throttling.
 
-Linux's own files are read, twice: before and after. What cannot be read is None, never guessed.
+Linux's own files are read, twice: before and after; a GPU is asked too where the work is on it. What cannot
+be read is None, never guessed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
+from depthmask.bench.gpu_conditions import (
+    GpuConditions,
+    GpuMeter,
+    GpuMoment,
+    gpu_between,
+    gpu_spoilt_by,
+)
 
 _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq: the columns of /proc/stat (proc(5))
 _STOLEN = 7
@@ -39,6 +48,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """How often a core said that it was slowed down for heat."""
     preemptions: int | None
     """How often this process lost its core to another one."""
+    gpu: GpuConditions | None = None
+    """Where the work was on a GPU that tells."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Moment:
     clock_mhz: tuple[float, ...]
     temperature_c: float | None
     throttled: int | None
+    gpu: GpuMoment | None
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,11 @@ class ConditionsMeter:
     """Reads the counters; `root` is where proc/ and sys/ are."""
 
     root: Path = Path("/")
+    gpu: GpuMeter | None = None
 
-    def now(self) -> Moment:
-        """Read them all."""
+    def now(self, since: Moment | None = None) -> Moment:
+        """Read them all; a GPU tells what other processes did on it `since` an earlier moment."""
+        begun = since.gpu if since else None
         times = self._core_times()
         return Moment(
             wall_s=time.perf_counter(),
@@ -73,6 +87,7 @@ class ConditionsMeter:
             clock_mhz=self._clocks_mhz(),
             temperature_c=self._temperature_c(),
             throttled=self._sum("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"),
+            gpu=self.gpu.now(begun.wall_s if begun else None) if self.gpu else None,
         )
 
     def _core_times(self) -> list[list[float]]:
@@ -125,6 +140,7 @@ def between(before: Moment, after: Moment) -> Conditions:
         temperature_c=max(heat_c, default=None),
         throttled=None if throttled is None else round(throttled),
         preemptions=None if preempted is None else round(preempted),
+        gpu=gpu_between(before.gpu, after.gpu) if before.gpu and after.gpu else None,
     )
 
 
@@ -144,7 +160,7 @@ def spoilt_by(turns: Sequence[Conditions]) -> tuple[str, ...]:
             found.append(f"the clock changed from {lowest:.0f} to {highest:.0f} MHz")
     if throttled := sum(turn.throttled or 0 for turn in turns):
         found.append(f"cores were slowed down for heat {throttled} times")
-    return tuple(found)
+    return (*found, *gpu_spoilt_by([turn.gpu for turn in turns if turn.gpu is not None]))
 
 
 def _preemptions() -> int | None:

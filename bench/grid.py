@@ -24,7 +24,7 @@ from depthmask.bench.cells import (
     Request,
     all_cells,
     open_pipeline,
-    peak_memory_bytes,
+    peak_memory,
 )
 from depthmask.bench.comparable import check_comparable
 from depthmask.bench.data import Data, timed_frames
@@ -138,7 +138,7 @@ def run_grid(
     judged: Judged = {}
     opener, memory_meter = (
         Preloading(open_cell or open_pipeline),
-        measure_memory or peak_memory_bytes,
+        measure_memory or peak_memory,
     )
     with ExitStack() as stack:
         for row in rows:

@@ -24,6 +24,10 @@ _WINDOW_RUNS = 5
 _WINDOW_SECONDS = 0.1
 _STEADY_WINDOWS = 3
 _STEADY_WITHIN = 0.05
+_ENQUEUE = "enqueue"
+"""The one part that is not beside the others but within them."""
+_ENQUEUE_BOUND = 0.8
+"""Of the GPU's time; as in NVIDIA's trtexec (samples/common/sampleReporting.cpp)."""
 
 Clock = Callable[[], float]
 
@@ -33,7 +37,7 @@ class TimedPrediction(Protocol):
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """By stage, in the order in which they run: `preprocess`, `inference`, `postprocess`."""
+        """By stage, in the order in which they run, as `pipeline.Prediction` has them."""
 
 
 class TimedPipeline(Protocol):
@@ -75,6 +79,8 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Standard deviation as a share of the mean."""
     stage_p50_ms: dict[str, float]
     """Median of each stage, in the order in which they run."""
+    enqueue_p50_ms: float | None = None
+    """Of the host's time for handing the inference to a GPU; None: no GPU, or not known."""
     throughput_frames_per_s: float
     """Of one call after the other, without overlap."""
     turns: tuple[Turn, ...]
@@ -94,6 +100,14 @@ class LatencyResult(msgspec.Struct, frozen=True, kw_only=True):
             return None
         latest = np.searchsorted(self.speed_at, np.arange(len(self.samples_ms)), side="right") - 1
         return np.asarray(self.speed_ms, np.float64)[np.maximum(latest, 0)]
+
+    @property
+    def enqueue_bound(self) -> str | None:
+        """In words, where a faster GPU would change little: it waits for the host."""
+        host_ms, gpu_ms = self.enqueue_p50_ms, self.stage_p50_ms.get("inference")
+        if host_ms is None or gpu_ms is None or host_ms <= _ENQUEUE_BOUND * gpu_ms:
+            return None
+        return f"bound by enqueueing: {host_ms:.2f} ms of host work for {gpu_ms:.2f} ms on the GPU"
 
     def __repr__(self) -> str:
         return f"LatencyResult({self.p50_ms:.2f} ms median of {self.runs} runs)"
@@ -202,7 +216,7 @@ class LatencyMeter:
             for stage, stage_ms in stages_ms.items():
                 self._stages_ms.setdefault(stage, []).append(stage_ms)
             taken += 1
-        met = between(before, self._conditions.now())
+        met = between(before, self._conditions.now(before))
         self._turns.append(Turn(runs=taken, conditions=met))
 
     def result(self) -> LatencyResult:
@@ -215,6 +229,8 @@ class LatencyMeter:
             raise UsageError("a latency must come from 1 or more runs, but none was made")
         samples_ms = np.array(self._samples_ms)
         mean_ms = float(samples_ms.mean())
+        medians_ms = {name: float(np.median(ms)) for name, ms in self._stages_ms.items()}
+        enqueue_p50_ms = medians_ms.pop(_ENQUEUE, None)
         return LatencyResult(
             runs=len(samples_ms),
             warmup_runs=self._warmup_runs,
@@ -228,7 +244,8 @@ class LatencyMeter:
             p999_ms=quantile_ms(self._samples_ms, 0.999),
             mean_ms=mean_ms,
             cv=float(samples_ms.std()) / mean_ms if mean_ms > 0 else 0.0,
-            stage_p50_ms={name: float(np.median(ms)) for name, ms in self._stages_ms.items()},
+            stage_p50_ms=medians_ms,
+            enqueue_p50_ms=enqueue_p50_ms,
             throughput_frames_per_s=1000 * self._batch * len(samples_ms) / float(samples_ms.sum()),
             turns=tuple(self._turns),
             spoilt_by=spoilt_by([turn.conditions for turn in self._turns]),

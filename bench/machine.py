@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from depthmask.bench.nvml import GpuHardware, open_gpu
+
 PACKAGES = (
     "depthmask",
     "numpy",
@@ -34,6 +36,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A container's limit of CPU time, in cores; None where there is none."""
     memory_bytes: int | None
     gpus: tuple[str, ...]
+    """NVIDIA's, as the kernel's driver names them."""
     os: str
     python: str
     packages: dict[str, str]
@@ -41,17 +44,21 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """How the first core's clock is governed."""
     load_1min: float | None
     """Of the machine when the measuring began: what else was running."""
+    gpu: GpuHardware | None = None
+    """The one that CUDA uses; None: there is none, or nvidia-ml-py is not here to tell."""
 
     @property
     def summary(self) -> str:
         """One line, for titles."""
         cores = f"{self.usable_cores} of {self.logical_cores} logical cores"
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.0f} GiB"
-        return f"{self.cpu}, {cores}{memory}, {self.os}"
+        gpu = f", {self.gpu.name}" if self.gpu else ""
+        return f"{self.cpu}, {cores}{memory}{gpu}, {self.os}"
 
 
 def this_machine() -> Machine:
     """Describe the machine that this process runs on."""
+    gpu = open_gpu()
     cpuinfo = _read("/proc/cpuinfo") or ""
     logical_cores = os.cpu_count() or 1
     affinity = os.sched_getaffinity(0) if sys.platform == "linux" else range(logical_cores)
@@ -68,6 +75,7 @@ def this_machine() -> Machine:
         packages=_package_versions(),
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         load_1min=_load_1min(),
+        gpu=gpu.hardware() if gpu else None,
     )
 
 

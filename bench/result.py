@@ -57,6 +57,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Why there are no numbers."""
     peak_memory_bytes: int | None = None
     """Of a process that does nothing else (`bench.memory`), libraries included; None: not known."""
+    peak_device_memory_bytes: int | None = None
+    """The GPU's memory that the same process held; None: not known, or no GPU."""
     latency: LatencyResult | None = None
     accuracy: AccuracyResult | None = None
     """None where the data set has no labels."""

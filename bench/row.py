@@ -10,8 +10,12 @@ import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy
 from depthmask.bench.cells import GridPipeline, MemoryMeter, OpenedCell, Opener, Request
+from depthmask.bench.conditions import ConditionsMeter
 from depthmask.bench.data import Data
+from depthmask.bench.gpu_conditions import GpuMeter
 from depthmask.bench.latency import LatencyMeter, LatencyResult
+from depthmask.bench.memory import PeakMemory
+from depthmask.bench.nvml import open_gpu
 from depthmask.bench.open_loop import OpenLoopResult, measure_under_load
 from depthmask.bench.result import Agreement, Cell, Status
 from depthmask.bundle import REFERENCE_FILE
@@ -50,7 +54,7 @@ class Row:
         self._opened: OpenedCell | None = None
         self._meter: LatencyMeter | None = None
         self._latency: LatencyResult | None = None
-        self._peak_memory_bytes: int | None = None
+        self._memory = PeakMemory()
         self._judgement = Judgement()
         self._frames: Sequence[UInt8Array] = ()
         self._load: tuple[OpenLoopResult, ...] = earlier.load if earlier else ()
@@ -69,7 +73,13 @@ class Row:
         self._opened = opener(self.request)
         stack.callback(self._opened.pipeline.close)
         self._frames = frames
-        self._meter = LatencyMeter(self._opened.pipeline, frames, batch=self.request.batch)
+        gpu = open_gpu() if self._opened.device == "cuda" else None
+        self._meter = LatencyMeter(
+            self._opened.pipeline,
+            frames,
+            conditions=ConditionsMeter(gpu=GpuMeter(gpu) if gpu else None),
+            batch=self.request.batch,
+        )
         if self._earlier is not None and self._earlier.latency is not None:
             self._meter.go_on_from(self._earlier.latency)
         self._meter.first()
@@ -96,9 +106,12 @@ class Row:
     def weigh(self, measure_memory: MemoryMeter) -> None:
         """Before the timing, so that nothing else runs during it."""
         if self._earlier is not None and self._earlier.status == "ok":
-            self._peak_memory_bytes = self._earlier.peak_memory_bytes
+            self._memory = PeakMemory(
+                host_bytes=self._earlier.peak_memory_bytes,
+                device_bytes=self._earlier.peak_device_memory_bytes,
+            )
         else:
-            self._peak_memory_bytes = measure_memory(self.request)
+            self._memory = measure_memory(self.request)
 
     def warm_up(self, max_seconds: float) -> None:
         """Until steady."""
@@ -139,7 +152,8 @@ class Row:
             batch=request.batch,
             status=self.status,
             problem=self._problem,
-            peak_memory_bytes=self._peak_memory_bytes if complete else None,
+            peak_memory_bytes=self._memory.host_bytes if complete else None,
+            peak_device_memory_bytes=self._memory.device_bytes if complete else None,
             latency=self._latency if complete else None,
             accuracy=self._judgement.accuracy if complete else None,
             agreement=self._judgement.agreement if complete else None,

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from depthmask.bench.gpu_notes import gpu_notes
 from depthmask.bench.open_loop import OpenLoopResult
 from depthmask.bench.recordings import Intervals, percentile_intervals
 from depthmask.bench.result import BenchResult, Cell
@@ -197,6 +198,7 @@ def notes(result: BenchResult) -> str:
             f"No fair numbers in {len(spoilt)} of {len(result.cells)} cells; {spoilt[0].label}:"
             f" {'; '.join(spoilt[0].latency.spoilt_by)}."
         )
+    lines.extend(gpu_notes(result.cells))
     unsteady = [cell.label for cell in result.cells if cell.latency and not cell.latency.stable]
     if unsteady:
         lines.append(f"Not steady after the warm-up: {'; '.join(unsteady)}.")

@@ -10,6 +10,23 @@ _CUDA_ERRORS = {
     803: "the driver and the CUDA library do not fit together",
     999: "the CUDA driver failed to start",
 }
+_BUS_ID_BYTES = 32
+
+
+def cuda_bus_id() -> str | None:
+    """The PCI address of the GPU that CUDA numbers 0, as `0000:3b:00.0`; None where there is none.
+
+    Other libraries number the GPUs in another order, and know nothing of CUDA_VISIBLE_DEVICES.
+    """
+    if cuda_problem() is not None:
+        return None
+    driver = ctypes.CDLL("libcuda.so.1")
+    device, text = ctypes.c_int(0), ctypes.create_string_buffer(_BUS_ID_BYTES)
+    if driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    if driver.cuDeviceGetPCIBusId(text, _BUS_ID_BYTES, device) != 0:
+        return None
+    return text.value.decode("ascii")
 
 
 def cuda_problem() -> str | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from depthmask.bundle import Bundle, Manifest, open_bundle
 from depthmask.errors import CheckFailedError, UsageError
 from depthmask.frames import FloatArray, Resolution, UInt8Array, to_frame, to_network
-from depthmask.runtimes import Runtime, Tensors, open_runtime
+from depthmask.runtimes import Runtime, StagedRuntime, Tensors, open_runtime
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,11 @@ class Prediction:
     depth_HW: FloatArray
     """float32, in the manifest's `chain.depth_unit`."""
     timings_ms: dict[str, float] = field(default_factory=dict)
-    """`preprocess`, `inference` and `postprocess`; a batch's time is shared evenly by its frames."""
+    """`preprocess`, `inference` and `postprocess`; a batch's time is shared evenly by its frames.
+
+    On CUDA `copy_to_device` and `copy_back` stand around `inference`, and `enqueue`, where it is known, is
+    the host's time for handing the inference to the GPU: a part of the others and no addition to them.
+    """
 
     def __repr__(self) -> str:
         height, width = self.mask_HW.shape
@@ -44,6 +48,7 @@ class Pipeline:
         self.runtime = runtime
         self.resolution = resolution
         self.open_ms = open_ms
+        self._staged = runtime if isinstance(runtime, StagedRuntime) else None
 
     @classmethod
     def open(
@@ -117,7 +122,7 @@ class Pipeline:
             image_N3HW = to_network(frames_NHW3, self.resolution, self.manifest.normalisation)
             inputs = {"image": image_N3HW}
         prepared = time.perf_counter()
-        outputs = self.runtime.run(inputs)
+        outputs, run_ms = self._run(inputs)
         inferred = time.perf_counter()
         mask_N1HW, depth_N1HW = _checked(outputs, "mask"), _checked(outputs, "depth")
         height, width = frames_NHW3.shape[1:3]
@@ -126,13 +131,27 @@ class Pipeline:
             for mask_1HW, depth_1HW in zip(mask_N1HW, depth_N1HW, strict=True)
         ]
         done = time.perf_counter()
-        milliseconds_per_frame = 1000 / len(maps)
-        timings_ms = {
-            "preprocess": (prepared - started) * milliseconds_per_frame,
-            "inference": (inferred - prepared) * milliseconds_per_frame,
-            "postprocess": (done - inferred) * milliseconds_per_frame,
+        times_ms = {
+            "preprocess": 1000 * (prepared - started),
+            **(run_ms or {"inference": 1000 * (inferred - prepared)}),
+            "postprocess": 1000 * (done - inferred),
         }
+        timings_ms = {name: ms / len(maps) for name, ms in times_ms.items()}
         return [Prediction(mask_HW, depth_HW, dict(timings_ms)) for mask_HW, depth_HW in maps]
+
+    def _run(self, inputs: Tensors) -> tuple[Tensors, dict[str, float]]:
+        """Outputs, and what the parts took where the runtime can tell them apart."""
+        if self._staged is None:
+            return self.runtime.run(inputs), {}
+        found = self._staged.run_staged(inputs)
+        run_ms = {
+            "copy_to_device": found.copy_to_device_ms,
+            "inference": found.inference_ms,
+            "copy_back": found.copy_back_ms,
+        }
+        if found.enqueue_ms is not None:
+            run_ms["enqueue"] = found.enqueue_ms
+        return found.outputs, run_ms
 
 
 def _check_frame(frame_HW3: npt.NDArray[np.uint8]) -> UInt8Array:

@@ -134,10 +134,8 @@ def _measured(
         (alone,) = upsample_conv.find(models[form].graph)
         upsample_conv.apply(models[form].graph, alone, form)
     found = timings(models) if timings else fastest_ms(models, options.threads)
-    by_form: dict[Form | None, float] = {}
-    for form in (None, *FORMS):
-        by_form[form] = geometric_mean(ms[form or _AS_EXPORTED] for ms in found.values())
-    return by_form
+    names: dict[Form | None, str] = {None: _AS_EXPORTED, **{form: form for form in FORMS}}
+    return {form: geometric_mean(ms[name] for ms in found.values()) for form, name in names.items()}
 
 
 def _record(

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from depthmask import runtimes
+from depthmask.export.graph_edit import static_shape
 from depthmask.export.onnx_files import to_bytes
 from depthmask.export.upsample_conv import UpsampleConv
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
@@ -65,9 +66,10 @@ def fastest_ms(
 
     Those runtimes are timed that are installed; models take turns in an order drawn anew each time.
     """
-    (shape,) = {tuple(model.graph.inputs[0].shape or ()) for model in models.values()}
+    (shape,) = {static_shape(model.graph.inputs[0]) for model in models.values()}
+    assert shape is not None
     generator = np.random.default_rng(seed)
-    data = generator.standard_normal([int(side) for side in shape]).astype(np.float32)
+    data = generator.standard_normal(shape).astype(np.float32)
     found = {}
     for runtime in _TIMED_RUNTIMES:
         if runtime not in runtimes.installed():

@@ -292,7 +292,7 @@ def _blocks(site: UpsampleConv, axis: int) -> list[Block]:
     count = round(size_in / _BLOCK)
     offsets = (site.row_offsets, site.column_offsets)[axis]
     matrix = site.matrices()[axis]
-    reached = np.stack([shifted(matrix, offset) for offset in offsets]).any(0)
+    reached = np.asarray(np.stack([shifted(matrix, offset) for offset in offsets]).any(0))
     blocks = []
     for number in range(count):
         first, last = number * size_out // count, (number + 1) * size_out // count

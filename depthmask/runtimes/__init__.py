@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,30 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Release the device's memory; `run` may not be called after."""
+        ...
+
+
+@dataclass(frozen=True)
+class StagedOutputs:
+    """What a run on a device apart from the CPU gave, and what its parts took."""
+
+    outputs: Tensors
+    copy_to_device_ms: float
+    inference_ms: float
+    copy_back_ms: float
+    enqueue_ms: float | None = None
+    """The host's time for handing the inference to the device, which works meanwhile; None: not known."""
+
+
+@runtime_checkable
+class StagedRuntime(Runtime, Protocol):
+    """A runtime on a device of its own memory, which can tell the copies from the inference.
+
+    The times come with the outputs and are not kept, so that calls from several threads do not mix them.
+    """
+
+    def run_staged(self, inputs: Tensors) -> StagedOutputs:
+        """Execute the graph once, as `run` does."""
         ...
 
 

@@ -1,28 +1,44 @@
-"""ONNX Runtime, on the CPU or on CUDA. Strict: nodes never fall back to another device."""
+"""ONNX Runtime, on the CPU or on CUDA. Strict: no part of the networks falls back to another device."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import threading
+import time
 from typing import Any, cast
 
 from depthmask.bundle import Bundle
 from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
-from depthmask.runtimes import Tensors
+from depthmask.runtimes import StagedOutputs, Tensors
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDER_OPTIONS = {
+    "cpu": {},
+    # Left alone, CUDA rounds what it multiplies to TF32's 10 bits.
+    "cuda": {"use_tf32": "0"},
+}
+# fmt: off
+_ON_THE_HOST = frozenset([
+    "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+    "Gather", "Max", "Min", "Mul", "Range", "ReduceSum", "Relu", "Reshape", "Shape", "Slice",
+    "Squeeze", "Sub", "Unsqueeze", "Where"
+])
+# fmt: on
+"""CUDA has all of these, so one is on the CPU only where its inputs are: ONNX Runtime keeps there what it
+computes from a tensor's size alone, as our preprocessing does its resize weights."""
 _LOG_ERRORS_ONLY = 3
 
 
 class OnnxRuntime:
-    """An ONNX Runtime session."""
+    """An ONNX Runtime session on the CPU."""
 
     name = "onnxruntime"
+    device = "cpu"
 
-    def __init__(self, session: Any, device: str) -> None:  # noqa: ANN401
-        self.device = device
+    def __init__(self, session: Any) -> None:  # noqa: ANN401
         self._session: Any = session
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -38,13 +54,81 @@ class OnnxRuntime:
         self._session = None
 
 
+class OnnxRuntimeOnDevice:
+    """An ONNX Runtime session on a device with memory of its own; copies apart from the run.
+
+    The times are the host's, and each part ends with the device's work done. ONNX Runtime computes on a
+    CUDA stream that it does not give out, so there are no events of ours on it and no time for enqueueing.
+    Calls from several threads wait for each other: they share one buffer for the input.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, ort: Any, session: Any, device: str) -> None:  # noqa: ANN401
+        """`ort` is the package. A `device` of `cpu` works too, and is what tests can have anywhere."""
+        self.device = device
+        self._ort: Any = ort
+        self._session: Any = session
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._inputs: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Execute the graph once."""
+        return self.run_staged(inputs).outputs
+
+    def run_staged(self, inputs: Tensors) -> StagedOutputs:
+        """Execute the graph once, and time the parts."""
+        with self._lock:
+            if self._session is None:
+                raise ValueError("this runtime is closed")
+            # A new one each time: an old one would give its last outputs for memory to write into, of
+            # the wrong size where the batch has changed.
+            binding = self._session.io_binding()
+            started = time.perf_counter()
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, self._on_device(name, value))
+            for name in self._outputs:
+                binding.bind_output(name, self.device, 0)
+            binding.synchronize_inputs()
+            copied = time.perf_counter()
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            computed = time.perf_counter()
+            values = binding.copy_outputs_to_cpu()
+            done = time.perf_counter()
+        return StagedOutputs(
+            cast(Tensors, dict(zip(self._outputs, values, strict=True))),
+            copy_to_device_ms=1000 * (copied - started),
+            inference_ms=1000 * (computed - copied),
+            copy_back_ms=1000 * (done - computed),
+        )
+
+    def close(self) -> None:
+        """Drop the session and the input's memory."""
+        with self._lock:
+            self._session = None
+            self._inputs.clear()
+
+    def _on_device(self, name: str, value: Any) -> Any:  # noqa: ANN401
+        """Copy an input; memory is taken only when its size changes, for that makes CUDA wait."""
+        held = self._inputs.get(name)
+        if held is None or tuple(held.shape()) != value.shape:
+            held = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                value.shape, value.dtype.type, self.device, 0
+            )
+            self._inputs[name] = held
+        held.update_inplace(value)
+        return held
+
+
 def open_runtime(
     bundle: Bundle, resolution: Resolution, device: str, threads: int | None
-) -> OnnxRuntime:
+) -> OnnxRuntime | OnnxRuntimeOnDevice:
     """Open a session on exactly the device asked for; `auto` is CUDA where it works, else the CPU.
 
     Raises:
-        UnavailableError: the device is not here, with the reason.
+        UnavailableError: the device is not here, or cannot compute a part of the graph, with the reason.
         InputError: ONNX Runtime cannot load the graph.
     """
     ort = import_onnxruntime()
@@ -56,11 +140,15 @@ def open_runtime(
 
     options = session_options(ort, threads)
     if device != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     path = bundle.model_path(resolution)
     try:
         session = ort.InferenceSession(
-            str(path), options, providers=[_PROVIDERS[device]], enable_fallback=0
+            str(path),
+            options,
+            providers=[(_PROVIDERS[device], _PROVIDER_OPTIONS[device])],
+            enable_fallback=0,
         )
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
         if device != "cpu":
@@ -70,7 +158,10 @@ def open_runtime(
         raise UnavailableError(
             f"--device {device} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"
         )
-    return OnnxRuntime(session, device)
+    if device == "cpu":
+        return OnnxRuntime(session)
+    _refuse_cpu_nodes(session, device)
+    return OnnxRuntimeOnDevice(ort, session, device)
 
 
 def session_options(ort: Any, threads: int | None) -> Any:  # noqa: ANN401
@@ -106,6 +197,26 @@ def _cuda_problem(providers: list[str]) -> str | None:
             " `pip install 'depthmask[gpu]'`"
         )
     return None
+
+
+def _refuse_cpu_nodes(session: Any, device: str) -> None:  # noqa: ANN401
+    """Whatever the device cannot compute ONNX Runtime gives to the CPU, without a word."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise UnavailableError(
+            f"--device {device} needs ONNX Runtime 1.24 or newer, which tells what runs where. Try"
+            " `pip install --upgrade onnxruntime-gpu`"
+        )
+    on_cpu = {
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == _PROVIDERS["cpu"]
+        for node in part.get_nodes()
+    }
+    if strange := sorted(on_cpu - _ON_THE_HOST):
+        raise UnavailableError(
+            f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators to the"
+            f" CPU: {', '.join(strange)}. Try --device cpu"
+        )
 
 
 def _refuse_both_wheels() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ from msgspec import structs
 from depthmask.accuracy import AccuracyResult, DepthAccuracy
 from depthmask.bench.latency import LatencyResult
 from depthmask.bench.machine import Machine
+from depthmask.bench.nvml import open_gpu
 from depthmask.bench.open_loop import OpenLoopResult
 from depthmask.bench.result import Agreement, BenchResult, Cell
 from depthmask.bundle import Bundle, GraphRecord, Manifest
@@ -234,3 +236,82 @@ def _machine():
         governor=None,
         load_1min=0.5,
     )
+
+
+class FakeNvml:
+    """As much of `pynvml` as we ask; a value that is None is not supported by this GPU.
+
+    Its functions and constants are pynvml's (tests/bench/test_nvml.py checks that), and so are the units.
+    """
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self):
+        self.sm_clock_mhz, self.memory_clock_mhz = 1980, 2619
+        self.power_mw, self.energy_mj, self.temperature_c = 300_000, 5_000_000, 54
+        self.reasons = 0x1
+        self.processes = []
+        self.utilisation = []
+        self.total_bytes = 80 << 30
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetHandleByPciBusId(self, address):
+        if address != "0000:3b:00.0":
+            raise self.NVMLError("Not Found")
+        return "handle"
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):
+        return self._told(
+            self.sm_clock_mhz if kind == self.NVML_CLOCK_SM else self.memory_clock_mhz
+        )
+
+    def nvmlDeviceGetPowerUsage(self, handle):
+        return self._told(self.power_mw)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return self._told(self.energy_mj)
+
+    def nvmlDeviceGetTemperature(self, handle, sensor):
+        return self._told(self.temperature_c)
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle):
+        return self._told(self.reasons)
+
+    def nvmlDeviceGetProcessUtilization(self, handle, since_us):
+        later = [SimpleNamespace(**one) for one in self.utilisation if one["timeStamp"] > since_us]
+        return self._told(later or None)  # "Not Found" where there is none
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle):
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.processes]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=self.total_bytes, free=0, used=self.total_bytes)
+
+    def nvmlDeviceGetName(self, handle):
+        return "NVIDIA H100 80GB HBM3"
+
+    def nvmlSystemGetDriverVersion(self):
+        return "550.54.15"
+
+    def nvmlSystemGetCudaDriverVersion(self):
+        return 12040
+
+    def _told(self, value):
+        if value is None:
+            raise self.NVMLError("Not Supported")
+        return value
+
+
+@pytest.fixture
+def fake_nvml():
+    return FakeNvml()
+
+
+@pytest.fixture
+def fake_gpu(fake_nvml):
+    return open_gpu(fake_nvml, lambda: "0000:3b:00.0")

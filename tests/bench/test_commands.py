@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from depthmask.bench import grid, read_result
+from depthmask.bench.memory import PeakMemory
 from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
 from depthmask.cli import main
@@ -29,7 +30,7 @@ def side():
 def no_memory_process(request, monkeypatch):
     """It takes seconds a cell; one test has the real thing."""
     if "real_memory" not in request.fixturenames:
-        monkeypatch.setattr(grid, "peak_memory_bytes", lambda request: 5_000_000)
+        monkeypatch.setattr(grid, "peak_memory", lambda request: PeakMemory(host_bytes=5_000_000))
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from depthmask.bench import run_grid
-from depthmask.bench.cells import OpenedCell, Request, open_pipeline, peak_memory_bytes
+from depthmask.bench import row, run_grid
+from depthmask.bench.cells import OpenedCell, Request, open_pipeline, peak_memory
 from depthmask.bench.data import open_data
+from depthmask.bench.memory import PeakMemory
 from depthmask.bundle import REFERENCE_FILE, Bundle
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.export.reference import Reference
@@ -19,7 +20,7 @@ QUICK = {
     "min_runs": 6,
     "rounds": 3,
     "max_warmup_seconds": 0.0,
-    "measure_memory": lambda request: PEAK_BYTES,
+    "measure_memory": lambda request: PeakMemory(host_bytes=PEAK_BYTES),
 }
 TWO = ("onnxruntime", "openvino")
 
@@ -27,7 +28,8 @@ TWO = ("onnxruntime", "openvino")
 class Opener:
     """Opens fakes and remembers them; `faults` are raised instead, by runtime."""
 
-    def __init__(self, make, faults=None, offsets=None):
+    def __init__(self, make, faults=None, offsets=None, device="cpu"):
+        self.device = device
         self.make = make
         self.faults = faults or {}
         self.offsets = offsets or {}
@@ -43,7 +45,7 @@ class Opener:
             log=self.log,
         )
         self.opened.append(pipeline)
-        return OpenedCell(pipeline, "cpu")
+        return OpenedCell(pipeline, self.device)
 
 
 def test_every_bundle_resolution_and_runtime_is_a_cell(fake_bundle, fake_pipeline, samples):
@@ -254,9 +256,29 @@ def test_unknown_memory_fails_no_cell(fake_bundle, fake_pipeline, samples):
         samples=samples,
         runtimes=["onnxruntime"],
         open_cell=Opener(fake_pipeline),
-        **{**QUICK, "measure_memory": lambda request: None},
+        **{**QUICK, "measure_memory": lambda request: PeakMemory()},
     ).cells
     assert (cell.status, cell.peak_memory_bytes) == ("ok", None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_is_asked_where_a_cell_runs_on_it(
+    monkeypatch, fake_bundle, fake_pipeline, fake_gpu, samples, device
+):
+    monkeypatch.setattr(row, "open_gpu", lambda: fake_gpu)
+    found = PeakMemory(host_bytes=PEAK_BYTES, device_bytes=7)
+    (cell,) = run_grid(
+        [fake_bundle(resolutions=(64,))],
+        samples=samples,
+        runtimes=["onnxruntime"],
+        open_cell=Opener(fake_pipeline, device=device),
+        **{**QUICK, "measure_memory": lambda request: found},
+    ).cells
+    assert (cell.device, cell.peak_device_memory_bytes) == (device, 7)
+    heat_c = [
+        turn.conditions.gpu and turn.conditions.gpu.temperature_c for turn in cell.latency.turns
+    ]
+    assert heat_c == [54 if device == "cuda" else None] * 3
 
 
 def test_memory_is_measured_before_anything_is_timed_in_turns(fake_bundle, fake_pipeline, samples):
@@ -275,7 +297,7 @@ def test_memory_is_measured_before_anything_is_timed_in_turns(fake_bundle, fake_
 
 def test_a_memory_process_that_fails_gives_none(fake_bundle):
     request = Request(fake_bundle("absent"), Resolution(64, 64), "onnxruntime", "cpu", 1)
-    assert peak_memory_bytes(request) is None
+    assert peak_memory(request) == PeakMemory()
 
 
 def test_the_precision_is_what_ran(fake_bundle, fake_pipeline, samples):

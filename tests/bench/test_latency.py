@@ -107,3 +107,35 @@ def test_unusable_settings_are_refused(fake_pipeline):
         run(fake_pipeline(), min_runs=0)
     with pytest.raises(UsageError, match="none was made"):
         LatencyMeter(fake_pipeline(), FRAMES).result()
+
+
+class OnGpu:
+    """Each call's inference takes 2 ms on the GPU, for `enqueue_ms` of the host's work."""
+
+    open_ms = 0.0
+
+    def __init__(self, **enqueue):
+        self.timings_ms = {"copy_to_device": 0.1, "inference": 2.0, "copy_back": 0.2, **enqueue}
+
+    def __call__(self, frame_HW3):
+        return self
+
+
+def test_enqueueing_is_no_part_beside_the_others():
+    result = measure(OnGpu(enqueue=0.5), FRAMES, min_seconds=0, min_runs=3, max_warmup_seconds=0)
+    assert result.stage_p50_ms == {"copy_to_device": 0.1, "inference": 2.0, "copy_back": 0.2}
+    assert result.enqueue_p50_ms == 0.5
+    assert result.stage_samples_ms["enqueue"] == (0.5,) * 3
+    assert result.enqueue_bound is None
+
+
+def test_a_gpu_that_waits_for_the_host_is_named():
+    result = measure(OnGpu(enqueue=1.7), FRAMES, min_seconds=0, min_runs=3, max_warmup_seconds=0)
+    assert result.enqueue_bound == (
+        "bound by enqueueing: 1.70 ms of host work for 2.00 ms on the GPU"
+    )
+
+
+def test_without_a_time_for_enqueueing_nothing_is_said_of_it():
+    result = measure(OnGpu(), FRAMES, min_seconds=0, min_runs=3, max_warmup_seconds=0)
+    assert result.enqueue_p50_ms is result.enqueue_bound is None

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from depthmask.bench.table import cell_table, rich_table
+from depthmask.bench.conditions import Conditions
+from depthmask.bench.gpu_conditions import GpuConditions
+from depthmask.bench.latency import Turn
+from depthmask.bench.table import cell_table, notes, rich_table
 
 
 def terminal_text(renderable, width):
@@ -90,3 +93,52 @@ def test_the_plot_is_a_png_even_without_numbers(result, kept):
     image = cv2.imdecode(np.frombuffer(plot_png(shown), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape[1] > 1000
     assert image.std() > 1
+
+
+@pytest.fixture
+def on_gpu(result):
+    """The result with its good cell run on a GPU, of which we are told `conditions`."""
+
+    def make(conditions=None, **cell):
+        machine = Conditions(
+            seconds=1.0,
+            other_load_cores=None,
+            stolen_cores=None,
+            clock_mhz=None,
+            temperature_c=None,
+            throttled=None,
+            preemptions=None,
+            gpu=conditions,
+        )
+        latency = msgspec.structs.replace(
+            result.cells[0].latency,
+            stage_p50_ms={"copy_to_device": 0.25, "inference": 2.0, "copy_back": 0.5},
+            enqueue_p50_ms=1.9,
+            turns=(Turn(runs=3, conditions=machine),),
+        )
+        made = msgspec.structs.replace(result.cells[0], device="cuda", latency=latency, **cell)
+        return msgspec.structs.replace(result, cells=(made, result.cells[1]))
+
+    return make
+
+
+def test_a_cell_on_a_gpu_has_a_line_of_its_own(on_gpu):
+    conditions = GpuConditions(
+        sm_clock_mhz=(1800, 1980),
+        memory_clock_mhz=None,
+        power_w=310.4,
+        temperature_c=54,
+        clock_reasons=(),
+        other_load=None,
+    )
+    text = notes(on_gpu(conditions, peak_device_memory_bytes=512_000_000))
+    assert (
+        "On the GPU, b[red] 64x96 onnxruntime cuda: copies 0.25 ms in, 0.50 ms back; 512 MB of its"
+        " memory; clock 1800 to 1980 MHz, up to 310 W, up to 54 °C; bound by enqueueing: 1.90 ms of"
+        " host work for 2.00 ms on the GPU." in text
+    )
+
+
+def test_a_gpu_that_was_not_asked_is_named(on_gpu, result):
+    assert "clocks and power were not read" in notes(on_gpu())
+    assert "GPU" not in notes(result)

@@ -158,13 +158,3 @@ def test_both_onnxruntime_wheels_at_once(monkeypatch, tiny_bundle_path):
     )
     with pytest.raises(UnavailableError, match="both are"):
         Pipeline.open(tiny_bundle_path, "onnxruntime")
-
-
-@pytest.mark.gpu
-def test_cuda_gives_what_the_cpu_gives(tiny_bundle_path, frame_HW3):
-    with (
-        Pipeline.open(tiny_bundle_path, "onnxruntime", "cuda") as gpu,
-        Pipeline.open(tiny_bundle_path, "onnxruntime", "cpu") as cpu,
-    ):
-        assert gpu.runtime.device == "cuda"
-        np.testing.assert_allclose(gpu(frame_HW3).depth_HW, cpu(frame_HW3).depth_HW, atol=1e-3)
