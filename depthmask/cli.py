@@ -15,6 +15,7 @@ import click
 
 from depthmask.errors import (
     INTERRUPTED_EXIT_CODE,
+    CheckFailedError,
     DepthmaskError,
     UnavailableError,
     UsageError,
@@ -114,6 +115,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except DepthmaskError as error:
         if debug:
             raise
+        if isinstance(error, CheckFailedError):
+            for line in error.details:
+                click.echo(line, err=True)
         sys.exit(_report(str(error), error.exit_code))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

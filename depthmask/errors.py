@@ -6,6 +6,8 @@ A message is one line: what must be, what was found, what to do. Anything that i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DepthmaskError(Exception):
     """Base of every error that is not a bug; its message is fit for the user's eyes."""
@@ -14,9 +16,13 @@ class DepthmaskError(Exception):
 
 
 class CheckFailedError(DepthmaskError):
-    """Parity, accuracy or a regression check did not hold."""
+    """Parity, accuracy or a regression check did not hold; `details` are lines on where and why."""
 
     exit_code = 1
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class UsageError(DepthmaskError):

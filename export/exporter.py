@@ -173,11 +173,12 @@ def export_chain(
             files=record_files(folder),
         )
         progress("verifying the bundle against PyTorch")
-        report = verify_bundle(Bundle(folder, manifest), reference, data)
+        report = verify_bundle(Bundle(folder, manifest), reference, data, chain=chain)
         if not report and not force:
             raise CheckFailedError(
                 f"the bundle must agree with the PyTorch chain, but {'; '.join(report.failures())}."
-                f" Nothing was written; --force keeps it all the same"
+                f" Nothing was written; --force keeps it all the same",
+                details=report.details(),
             )
         write_manifest(folder, _with_report(manifest, report))
     return open_bundle(out, check_files=False)

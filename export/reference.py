@@ -35,6 +35,19 @@ class Reference:
     maps: Mapping[Resolution, tuple[tuple[FloatArray, FloatArray], ...]]
     """(mask_HW, depth_hw) per frame."""
 
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """`photo 1` ... and `noise`, `black`, `white`, for messages."""
+        flat = {0: "black", 255: "white"}
+        return tuple(
+            flat.get(int(frame.flat[0]), "grey")
+            if (frame == frame.flat[0]).all()
+            else f"photo {k + 1}"
+            if k < PHOTO_COUNT
+            else "noise"
+            for k, frame in enumerate(self.frames)
+        )
+
     def __repr__(self) -> str:
         return f"Reference({len(self.frames)} frames, {', '.join(map(str, self.maps))})"
 

@@ -46,6 +46,31 @@ def to_onnx(
     Raises:
         UsageError: the chain cannot be traced, or a dynamic resolution is asked of a `frame` graph.
     """
+    program = traced_program(
+        chain,
+        resolution,
+        input_kind=input_kind,
+        dynamic_batch=dynamic_batch,
+        dynamic_resolution=dynamic_resolution,
+    )
+    model: ir.Model = program.model
+    _name_nodes(model, root="chain" if input_kind == "frame" else "")
+    return model
+
+
+def traced_program(
+    chain: MaskDepthChain,
+    resolution: Resolution,
+    *,
+    input_kind: InputKind,
+    dynamic_batch: bool,
+    dynamic_resolution: bool,
+) -> torch.onnx.ONNXProgram:
+    """The graph as the exporter gives it, with the program of PyTorch operations that it was made from.
+
+    Raises:
+        UsageError: as `to_onnx`.
+    """
     if dynamic_resolution and input_kind == "frame":
         raise UsageError(
             "a dynamic resolution needs --input image, since a graph with frame input stretches every"
@@ -91,9 +116,7 @@ def to_onnx(
             ) from error
     if program is None:
         raise UsageError("the ONNX exporter gave no graph")
-    model: ir.Model = program.model
-    _name_nodes(model, root="chain" if input_kind == "frame" else "")
-    return model
+    return program
 
 
 def stage_of(node: ir.Node) -> str:

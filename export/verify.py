@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
 from depthmask.bundle import REFERENCE_FILE, Bundle, Manifest, Precision
-from depthmask.errors import UsageError
+from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.export.blame import Blame, find_blame
 from depthmask.export.reference import Reference
-from depthmask.frames import FloatArray, Resolution, to_network
+from depthmask.frames import FloatArray, Resolution, UInt8Array, to_network
 from depthmask.pipeline import Pipeline
 from depthmask.presets import Kind
 from depthmask.runtimes import Runtime, Tensors, open_runtime
 from depthmask.samples import Samples
+
+if TYPE_CHECKING:
+    from depthmask.chain import MaskDepthChain
 
 # The largest difference allowed, as a share of the reference's range over all frames. float32: the
 # order of sums differs between runtimes (2e-6 is usual). float16: 11 bits through about 150 layers.
@@ -37,7 +43,13 @@ class Agreement:
     range: float
     tolerance: float
     """Of `max_error`, as a share of `range`."""
-    finite: bool
+    not_finite: tuple[str, ...]
+    """The frames on which it holds NaN or infinity."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value on every frame is."""
+        return not self.not_finite
 
     @property
     def relative_error(self) -> float:
@@ -55,6 +67,8 @@ class ParityReport:
     resolution: Resolution
     runtime: str
     agreements: tuple[Agreement, ...]
+    blame: Blame | None = None
+    """Of a report that does not hold."""
 
     def __bool__(self) -> bool:
         return all(self.agreements)
@@ -69,9 +83,11 @@ class ParityReport:
         return {
             "runtime": self.runtime,
             "holds": bool(self),
+            **({"blame": self.blame.as_dict()} if self.blame else {}),
             **{
                 agreement.output: {
                     **{k: v for k, v in asdict(agreement).items() if k != "output"},
+                    "finite": agreement.finite,
                     "relative_error": agreement.relative_error,
                 }
                 for agreement in self.agreements
@@ -79,15 +95,18 @@ class ParityReport:
         }
 
     def failures(self) -> list[str]:
-        """What does not hold, in words."""
-        return [
+        """What does not hold, in words; the last says what is to blame."""
+        failures = [
             f"at {self.resolution} the {a.output} differs from PyTorch by {a.relative_error:.2g} of its"
             f" range (allowed {a.tolerance:g})"
             if a.finite
-            else f"at {self.resolution} the {a.output} holds NaN or infinity"
+            else f"at {self.resolution} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
             for a in self.agreements
             if not a
         ]
+        if self.blame:
+            failures[-1] += f" (to blame is {self.blame})"
+        return failures
 
 
 @dataclass(frozen=True)
@@ -99,13 +118,22 @@ class VerifyReport:
     """By resolution, where data were given."""
     drops: tuple[str, ...] = ()
     """Losses of accuracy beyond the budget, in words."""
+    extremes: tuple[str, ...] = ()
+    """Masks and inputs at the edge of what is possible whose depth is not finite, in words."""
+    unchecked: tuple[str, ...] = ()
+    """What this machine cannot check, and why."""
 
     def __bool__(self) -> bool:
-        return all(self.parities) and not self.drops
+        return all(self.parities) and not self.drops and not self.extremes
 
     def failures(self) -> list[str]:
         """What does not hold, in words."""
-        return [text for parity in self.parities for text in parity.failures()] + list(self.drops)
+        parities = [text for parity in self.parities for text in parity.failures()]
+        return [*parities, *self.drops, *self.extremes]
+
+    def details(self) -> list[str]:
+        """Lines for people on what is to blame."""
+        return [line for parity in self.parities if parity.blame for line in parity.blame.lines()]
 
 
 def verify_bundle(
@@ -116,8 +144,11 @@ def verify_bundle(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    chain: MaskDepthChain | None = None,
 ) -> VerifyReport:
     """Run every graph of a bundle on this machine and compare with the reference it carries.
+
+    A graph that does not agree is taken apart, to say which stage and tensor are to blame.
 
     Args:
         bundle: an opened bundle.
@@ -127,10 +158,13 @@ def verify_bundle(
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
+        chain: what the graphs should give, to name the tensor to blame; by default the bundle's source,
+            where torch and the weights are here.
 
     Raises:
         UsageError: `runtime` is torch, which executes no graph.
         InputError: a graph or the reference cannot be read.
+        CheckFailedError: a graph is read, but cannot be run.
         UnavailableError: the runtime or device is not here.
     """
     if runtime == "torch":
@@ -139,19 +173,58 @@ def verify_bundle(
             " exported from. Try --runtime onnxruntime"
         )
     manifest = bundle.manifest
+    tolerance = TOLERANCES[manifest.precision]
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
-    parities, accuracies, drops = [], {}, []
+    parities, accuracies, drops, extremes = [], {}, [], []
+    unchecked = _missing_for_extremes()
     for resolution in manifest.resolutions:
-        opened = open_runtime(bundle, resolution, runtime=runtime, device=device, threads=threads)
-        with Pipeline(bundle, opened, resolution) as pipeline:
+        explain = partial(
+            find_blame, bundle, resolution, reference, tolerance=tolerance, chain=chain
+        )
+        try:
+            opened = open_runtime(
+                bundle, resolution, runtime=runtime, device=device, threads=threads
+            )
+            pipeline = Pipeline(bundle, opened, resolution)
             parity = check_parity(pipeline, reference)
+        except InputError as error:
+            blame = explain(runtime=runtime)
+            raise CheckFailedError(f"{error} (to blame is {blame})", blame.lines()) from error
+        with pipeline:
+            if not parity:
+                parity = replace(parity, blame=explain(runtime=opened.name))
             parities.append(parity)
             if data is not None and parity.is_finite:
                 accuracies[str(resolution)] = found = accuracy(pipeline, data)
                 expected = pytorch_accuracy(manifest, resolution, data)
                 if expected is not None:
                     drops += accuracy_drops(expected, found, manifest.chain.kind, resolution)
-    return VerifyReport(tuple(parities), accuracies, tuple(drops))
+        if not unchecked:
+            extremes += _extremes(bundle, resolution, reference)
+    return VerifyReport(tuple(parities), accuracies, tuple(drops), tuple(extremes), unchecked)
+
+
+def _missing_for_extremes() -> tuple[str, ...]:
+    missing = [name for name in ("onnx_ir", "onnxruntime") if not find_spec(name)]
+    if not missing:
+        return ()
+    return (f"empty and full masks were not checked: that needs {' and '.join(missing)}",)
+
+
+def _extremes(bundle: Bundle, resolution: Resolution, reference: Reference) -> list[str]:
+    """Where the depth of a forced mask is not finite, in words."""
+    from depthmask.export.extremes import not_finite
+    from depthmask.export.pieces import load_graph
+
+    inputs = {
+        name: _inputs(bundle.manifest, frame, resolution)
+        for name, frame in zip(reference.frame_names, reference.frames, strict=True)
+        if name in ("photo 1", "noise", "black", "white")
+    }
+    return [
+        f"at {resolution} the depth of {case} holds NaN or infinity"
+        for case in not_finite(load_graph(bundle, resolution), inputs)
+    ]
 
 
 def pytorch_accuracy(
@@ -172,7 +245,11 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
     tolerance = TOLERANCES[pipeline.manifest.precision]
     agreements = tuple(
         _agreement(
-            role, [output[role] for output in outputs], [pair[index] for pair in maps], tolerance
+            role,
+            [output[role] for output in outputs],
+            [pair[index] for pair in maps],
+            tolerance,
+            reference.frame_names,
         )
         for index, role in enumerate(("mask", "depth"))
     )
@@ -206,21 +283,39 @@ def _delta1(result: AccuracyResult, kind: Kind) -> float | None:
     return depth.median_scaled.delta1 if depth else None
 
 
-def _raw_outputs(pipeline: Pipeline, frame_HW3: np.ndarray) -> Tensors:
-    if pipeline.manifest.input == "frame":
-        return pipeline.runtime.run({"frame": frame_HW3[None]})
-    image_13HW = to_network(frame_HW3[None], pipeline.resolution, pipeline.manifest.normalisation)
-    return pipeline.runtime.run({"image": image_13HW})
+def _inputs(manifest: Manifest, frame_HW3: UInt8Array, resolution: Resolution) -> Tensors:
+    if manifest.input == "frame":
+        return {"frame": frame_HW3[None]}
+    return {"image": to_network(frame_HW3[None], resolution, manifest.normalisation)}
+
+
+def _raw_outputs(pipeline: Pipeline, frame_HW3: UInt8Array) -> Tensors:
+    inputs = _inputs(pipeline.manifest, frame_HW3, pipeline.resolution)
+    try:
+        return pipeline.runtime.run(inputs)
+    except Exception as error:  # each runtime has errors of its own
+        raise InputError(
+            f"{pipeline.bundle.model_path(pipeline.resolution)} cannot be run by"
+            f" {pipeline.runtime.name}: {error}"
+        ) from error
 
 
 def _agreement(
-    output: str, found: Sequence[Any], expected: Sequence[FloatArray], tolerance: float
+    output: str,
+    found: Sequence[Any],
+    expected: Sequence[FloatArray],
+    tolerance: float,
+    frame_names: Sequence[str],
 ) -> Agreement:
-    pairs = [(np.float32(a).reshape(b.shape), b) for a, b in zip(found, expected, strict=True)]
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != (1, 1, *b.shape):
+            raise InputError(
+                f"the {output} must be {(1, 1, *b.shape)}, but the graph gives {a.shape}"
+            )
+    pairs = [(np.float32(a[0, 0]), b) for a, b in zip(found, expected, strict=True)]
     errors = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+    errors = errors[np.isfinite(errors)]
     values = np.concatenate([b.ravel() for b in expected])
-    finite = bool(np.isfinite(errors).all())
-    errors = errors if finite else errors[np.isfinite(errors)]
     return Agreement(
         output=output,
         max_error=float(errors.max(initial=0)),
@@ -228,5 +323,9 @@ def _agreement(
         p99_error=float(np.quantile(errors, 0.99)) if errors.size else 0.0,
         range=float(values.max() - values.min()),
         tolerance=tolerance,
-        finite=finite,
+        not_finite=tuple(
+            name
+            for name, (a, _) in zip(frame_names, pairs, strict=True)
+            if not np.isfinite(a).all()
+        ),
     )

@@ -69,6 +69,7 @@ def command(
                 "graphs": {str(p.resolution): p.as_dict() for p in report.parities},
                 "accuracy": msgspec.to_builtins(report.accuracies),
                 "failures": report.failures(),
+                "unchecked": report.unchecked,
             }
         )
     else:
@@ -86,6 +87,10 @@ def command(
                 "compared with PyTorch's" if compared else "PyTorch's on these data is not known"
             )
             console.print(f"{resolution} on {found.data}: {mask_iou}, {beside}")
+        for remark in report.unchecked:
+            messages.print(remark)
         console.print(f"files: {len(opened.manifest.files)} unchanged")
     if not report:
-        raise CheckFailedError(f"{opened.path} does not hold: {'; '.join(report.failures())}")
+        raise CheckFailedError(
+            f"{opened.path} does not hold: {'; '.join(report.failures())}", details=report.details()
+        )
