@@ -28,9 +28,10 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.onnx_files import save_models
+from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import Reference, make_reference
-from depthmask.export.to_onnx import OPSET, to_onnx
+from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
 from depthmask.models.describe import gmac
@@ -59,10 +60,13 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
+    opset: int = OPSET
 
     def __post_init__(self) -> None:
         if not self.resolutions:
             raise UsageError("an export needs at least one resolution")
+        if self.opset not in OPSETS:
+            raise UsageError(f"an opset must be {OPSETS[0]} to {OPSETS[-1]}, but got {self.opset}")
         if self.dynamic_resolution and len(self.resolutions) > 1:
             raise UsageError(
                 "a dynamic resolution is one graph: give one --resolution, its default"
@@ -79,6 +83,7 @@ def export_chain(
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
+    opset: int = OPSET,
     weights: dict[str, Any] | None = None,
     data: Samples | None = None,
     overwrite: bool = False,
@@ -99,6 +104,7 @@ def export_chain(
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
+        opset: of the graphs.
         weights: where the weights come from, for the manifest.
         data: labelled samples for the accuracy check; without them parity alone decides.
         overwrite: replace an existing bundle.
@@ -122,6 +128,7 @@ def export_chain(
         input=input,
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
+        opset=opset,
     )
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
@@ -129,7 +136,7 @@ def export_chain(
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
-    progress("running the PyTorch chain on the reference frames")
+    progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
     models, fp32_nodes = _make_graphs(chain, options, reference, trace or to_onnx, progress)
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
@@ -151,22 +158,22 @@ def export_chain(
                     file=_file_name(r, options),
                     height=r.height,
                     width=r.width,
-                    gmac=round(gmac(chain, (1, 3, r.height, r.width)), 4),
+                    gmac=round(_gmac(chain, r, options), 4),
                     parity={},
                 )
                 for r in options.resolutions
             ),
-            opset=OPSET,
+            opset=options.opset,
             versions=_versions(),
             accuracy=pytorch_accuracy,
             verified=False,
             files=record_files(folder),
         )
-        progress("verifying the bundle against PyTorch")
+        progress(f"verifying the bundle against {chain.spec.original}")
         report = verify_bundle(Bundle(folder, manifest), reference, data, chain=chain)
         if not report and not force:
             raise CheckFailedError(
-                f"the bundle must agree with the PyTorch chain, but {'; '.join(report.failures())}."
+                f"the bundle must agree with {chain.spec.original}, but {'; '.join(report.failures())}."
                 f" Nothing was written; --force keeps it all the same",
                 details=report.details(),
             )
@@ -192,6 +199,7 @@ def _make_graphs(
             input_kind=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
+            opset=options.opset,
         )
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
@@ -247,6 +255,12 @@ def _check_weights(chain: MaskDepthChain) -> None:
     for name, tensor in chain.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"the weights must be finite, but {name} holds NaN or infinity")
+
+
+def _gmac(chain: MaskDepthChain, resolution: Resolution, options: ExportOptions) -> float:
+    stages = [s for s in (chain.mask, chain.depth) if isinstance(s, OnnxStage)]
+    counted = gmac(chain, (1, 3, resolution.height, resolution.width))
+    return counted + sum(stage.gmac(options.opset) for stage in stages)
 
 
 def _file_name(resolution: Resolution, options: ExportOptions) -> str:

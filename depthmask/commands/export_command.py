@@ -18,6 +18,8 @@ from depthmask.commands.options import (
     print_json,
     resolutions_option,
 )
+from depthmask.commands.stage_options import stage_input, stage_options
+from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What your own mask network lacks to end in [0, 1].",
 )
+@stage_options
 @resolutions_option
 @click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
 @click.option(
@@ -56,6 +59,13 @@ if TYPE_CHECKING:
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
 @click.option("--to", "target", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--opset",
+    type=click.IntRange(min=18, max=23),
+    default=18,
+    show_default=True,
+    help="Of the graphs.",
+)
 @data_option
 @out_option("The bundle's folder; by default ./PRESET-RESOLUTION-PRECISION/.")
 @overwrite_option
@@ -74,11 +84,13 @@ def command(
     dynamic_batch: bool,
     dynamic_resolution: bool,
     target: Any,  # noqa: ANN401
+    opset: int,
     data: Path | None,
     out: Path | None,
     overwrite: bool,
     force: bool,
     as_json: bool,
+    **stages: Any,  # noqa: ANN401
 ) -> None:
     """Export a chain to a bundle, and verify it against PyTorch before anything is written.
 
@@ -87,6 +99,7 @@ def command(
       dmx export --fp16                                   the shipped lite, ./lite-224-fp16/
       dmx export --preset hu2019 --resolution 64,128 --init 0 --out b/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
+      dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
     """
     from depthmask import presets
     from depthmask.models import require_torch
@@ -101,7 +114,7 @@ def command(
         export_chain,
         output_name,
     )
-    from depthmask.export.source import open_chain
+    from depthmask.export.source import fixed_resolution, open_chain
     from depthmask.samples import open_samples
 
     chain, weights = open_chain(
@@ -111,9 +124,20 @@ def command(
         mask=mask,
         depth=depth,
         mask_activation=mask_activation,
+        mask_onnx=stages["mask_onnx"],
+        depth_onnx=stages["depth_onnx"],
+        mask_input=stage_input("mask", stages),
+        depth_input=stage_input("depth", stages),
     )
+    fixed = fixed_resolution(chain)
+    if fixed and resolutions and resolutions != (fixed,):
+        raise UsageError(
+            f"the resolution must be the ONNX file's own, {fixed}, but got"
+            f" {', '.join(map(str, resolutions))}. Leave --resolution out"
+        )
     options = ExportOptions(
-        resolutions=resolutions or (DEFAULT_RESOLUTION,), precision="fp16" if fp16 else "fp32"
+        resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
+        precision="fp16" if fp16 else "fp32",
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -128,6 +152,7 @@ def command(
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
+            opset=opset,
             weights=weights,
             data=samples,
             overwrite=overwrite,
