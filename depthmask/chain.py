@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from depthmask import models
 from depthmask.errors import InputError, UsageError
 from depthmask.models.blocks import resize_bilinear
 from depthmask.models.initialise import fill_from_keys
+from depthmask.models.stage_input import run_stage, stage_image
 from depthmask.presets import ChainSpec, StageSpec, preset
 
 
@@ -40,21 +40,24 @@ class MaskDepthChain(nn.Module):
             mask=StageSpec(network=_qualified_name(mask)),
             depth=StageSpec(network=_qualified_name(depth)),
         )
+        self.mask_image = stage_image(self.spec.mask.input)
+        self.depth_image = stage_image(self.spec.depth.input)
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Give mask (B,1,H,W), the one that multiplied the image, and depth (B,1,h,w)."""
         mask_B1HW = self.predict_mask(image_B3HW)
-        return mask_B1HW, self.predict_depth(image_B3HW * mask_B1HW)
+        # The product is of what the depth network takes: a masked pixel is 0 to it, in any range.
+        return mask_B1HW, self.predict_depth(self.depth_image(image_B3HW) * mask_B1HW)
 
     def predict_mask(self, image_B3HW: Tensor) -> Tensor:
         """The first stage, at the image's size."""
-        mask = _activate(self.mask(image_B3HW), self.spec.mask)
+        mask = run_stage(self.mask, self.spec.mask, self.mask_image(image_B3HW))
         size = image_B3HW.shape[2:]
         return mask if mask.shape[2:] == size else resize_bilinear(mask, size)
 
     def predict_depth(self, masked_B3HW: Tensor) -> Tensor:
         """The second stage, on image * mask."""
-        return _activate(self.depth(masked_B3HW), self.spec.depth)
+        return run_stage(self.depth, self.spec.depth, masked_B3HW)
 
 
 def build(chain: str | ChainSpec, *, seed: int | None = None) -> MaskDepthChain:
@@ -67,7 +70,7 @@ def build(chain: str | ChainSpec, *, seed: int | None = None) -> MaskDepthChain:
         UsageError: unknown preset or network, or a factory that does not make a usable network.
     """
     spec = preset(chain) if isinstance(chain, str) else chain
-    built = MaskDepthChain(_build_stage(spec.mask), _build_stage(spec.depth), spec).eval()
+    built = MaskDepthChain(build_stage(spec.mask), build_stage(spec.depth), spec).eval()
     if seed is not None:
         fill_from_keys(built.mask, seed)
         fill_from_keys(built.depth, seed)
@@ -81,14 +84,14 @@ def check_shapes(chain: MaskDepthChain, height: int, width: int) -> None:
         UsageError: a stage raises, or gives another shape than (B,1,h,w).
     """
     image_B3HW = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    stages: tuple[tuple[str, StageSpec, Callable[[Tensor], Tensor]], ...] = (
+    stages: tuple[tuple[str, StageSpec, nn.Module], ...] = (
         ("mask", chain.spec.mask, chain.mask),
         ("depth", chain.spec.depth, chain.depth),
     )
     for role, stage, network in stages:
         try:
             with torch.inference_mode():
-                output = network(image_B3HW)
+                output = run_stage(network, stage, image_B3HW)
         except Exception as error:
             raise UsageError(
                 f"the {role} network {stage.network} must take an image (2,3,{height},{width}), but it"
@@ -102,7 +105,13 @@ def check_shapes(chain: MaskDepthChain, height: int, width: int) -> None:
             )
 
 
-def _build_stage(stage: StageSpec) -> nn.Module:
+def build_stage(stage: StageSpec) -> nn.Module:
+    """Build one network with fresh weights, or call the user's factory.
+
+    Raises:
+        UsageError: as `build`.
+        InputError: the factory cannot be imported.
+    """
     if not stage.is_foreign:
         return models.build(stage.network, **stage.options)
     module_name, _, attribute = stage.network.partition(":")
@@ -126,10 +135,6 @@ def _build_stage(stage: StageSpec) -> nn.Module:
             f" {type(network).__name__}"
         )
     return network
-
-
-def _activate(output: Tensor, stage: StageSpec) -> Tensor:
-    return torch.sigmoid(output) if stage.activation == "sigmoid" else output
 
 
 def _qualified_name(module: nn.Module) -> str:

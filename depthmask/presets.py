@@ -19,13 +19,39 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
 
+class StageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a network that is not ours takes: x = (range(pixel) - mean) / std."""
+
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    order: Literal["rgb", "bgr"] = "rgb"
+    range: Literal["0..1", "0..255", "-1..1"] = "0..1"
+    """What black and white are before mean and std."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """In the unit of `range`, in the network's own order of channels."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Likewise."""
+
+    def __post_init__(self) -> None:
+        if not all(value > 0 for value in self.std):
+            raise UsageError(f"a std must be three numbers above 0, but got {self.std}")
+
+    @property
+    def black_and_white(self) -> tuple[float, float]:
+        """`range` as numbers."""
+        low, high = self.range.split("..")
+        return float(low), float(high)
+
+
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One network of a chain: a name that `models.build` knows, or a user's `pkg.mod:factory`."""
 
     network: str
+    """A file's name follows its kind: `onnx:NAME`, `pt2:NAME`."""
     options: dict[str, Any] = {}
     activation: Literal["none", "sigmoid"] = "none"
     """What the chain applies to the network's output; a mask must end in [0, 1]."""
+    input: StageInput | None = None
+    """What the network takes, where that is not the chain's normalised image."""
 
     @property
     def is_foreign(self) -> bool:
@@ -43,6 +69,14 @@ class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mean: tuple[float, float, float] = _IMAGENET["mean"]
     std: tuple[float, float, float] = _IMAGENET["std"]
     depth_unit: Literal["m", "relative"] = "relative"
+
+    @property
+    def original(self) -> str:
+        """What a bundle must agree with, for messages."""
+        onnx = [stage.network.startswith("onnx:") for stage in (self.mask, self.depth)]
+        if all(onnx):
+            return "the original ONNX files"
+        return "PyTorch and the original ONNX file" if any(onnx) else "PyTorch"
 
 
 PRESETS = {

@@ -29,10 +29,11 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.onnx_files import save_models
+from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import Reference, make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
-from depthmask.export.to_onnx import OPSET, to_onnx
+from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
 from depthmask.models.describe import gmac
@@ -63,10 +64,13 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
     rewrites: RewriteOptions = _DEFAULT_REWRITES
+    opset: int = OPSET
 
     def __post_init__(self) -> None:
         if not self.resolutions:
             raise UsageError("an export needs at least one resolution")
+        if self.opset not in OPSETS:
+            raise UsageError(f"an opset must be {OPSETS[0]} to {OPSETS[-1]}, but got {self.opset}")
         if self.dynamic_resolution and len(self.resolutions) > 1:
             raise UsageError(
                 "a dynamic resolution is one graph: give one --resolution, its default"
@@ -84,6 +88,7 @@ def export_chain(
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
     rewrites: RewriteOptions = _DEFAULT_REWRITES,
+    opset: int = OPSET,
     weights: dict[str, Any] | None = None,
     data: Samples | None = None,
     overwrite: bool = False,
@@ -105,6 +110,7 @@ def export_chain(
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
         rewrites: which exact rewrites are made, and how that is decided.
+        opset: of the graphs.
         weights: where the weights come from, for the manifest.
         data: labelled samples for the accuracy check; without them parity alone decides.
         overwrite: replace an existing bundle.
@@ -129,6 +135,7 @@ def export_chain(
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
         rewrites=rewrites,
+        opset=opset,
     )
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
@@ -136,7 +143,7 @@ def export_chain(
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
-    progress("running the PyTorch chain on the reference frames")
+    progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
     models, records, fp32_nodes = _make_graphs(
         chain, options, reference, trace or to_onnx, progress
@@ -160,23 +167,23 @@ def export_chain(
                     file=_file_name(r, options),
                     height=r.height,
                     width=r.width,
-                    gmac=round(gmac(chain, (1, 3, r.height, r.width)) - saved_gmac(records[r]), 4),
+                    gmac=round(_gmac(chain, r, options) - saved_gmac(records[r]), 4),
                     parity={},
                     rewrites=records[r],
                 )
                 for r in options.resolutions
             ),
-            opset=OPSET,
+            opset=options.opset,
             versions=_versions(),
             accuracy=pytorch_accuracy,
             verified=False,
             files=record_files(folder),
         )
-        progress("verifying the bundle against PyTorch")
+        progress(f"verifying the bundle against {chain.spec.original}")
         report = verify_bundle(Bundle(folder, manifest), reference, data, chain=chain)
         if not report and not force:
             raise CheckFailedError(
-                f"the bundle must agree with the PyTorch chain, but {'; '.join(report.failures())}."
+                f"the bundle must agree with {chain.spec.original}, but {'; '.join(report.failures())}."
                 f" Nothing was written; --force keeps it all the same",
                 details=report.details(),
             )
@@ -205,6 +212,7 @@ def _make_graphs(
             input_kind=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
+            opset=options.opset,
         )
         progress(f"rewriting at {resolution}")
         model, records[resolution] = rewrite(model, options.rewrites)
@@ -262,6 +270,12 @@ def _check_weights(chain: MaskDepthChain) -> None:
     for name, tensor in chain.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"the weights must be finite, but {name} holds NaN or infinity")
+
+
+def _gmac(chain: MaskDepthChain, resolution: Resolution, options: ExportOptions) -> float:
+    stages = [s for s in (chain.mask, chain.depth) if isinstance(s, OnnxStage)]
+    counted = gmac(chain, (1, 3, resolution.height, resolution.width))
+    return counted + sum(stage.gmac(options.opset) for stage in stages)
 
 
 def _file_name(resolution: Resolution, options: ExportOptions) -> str:

@@ -123,8 +123,8 @@ def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> 
         for role, values in zip(("mask", "depth"), zip(*results, strict=True), strict=True):
             if not all(np.isfinite(value).all() for value in values):
                 raise InputError(
-                    f"the {role} network must give finite values, but at {resolution} PyTorch itself"
-                    " gives NaN or infinity. Check the weights"
+                    f"the {role} network must give finite values, but at {resolution}"
+                    f" {chain.spec.original} itself gives NaN or infinity. Check the weights"
                 )
         masks = [mask_HW for mask_HW, _ in results]
         low, high = min(mask.min() for mask in masks), max(mask.max() for mask in masks)

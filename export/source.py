@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from torch import nn
 
 from depthmask import chain as chains
 from depthmask import presets
 from depthmask.chain import MaskDepthChain
 from depthmask.checkpoint import load_checkpoint, read_info
 from depthmask.errors import UsageError
-from depthmask.presets import DEFAULT_PRESET, ChainSpec, StageSpec, shipped_checkpoint
+from depthmask.export.onnx_stage import OnnxStage
+from depthmask.frames import Resolution
+from depthmask.presets import (
+    DEFAULT_PRESET,
+    ChainSpec,
+    StageInput,
+    StageSpec,
+    shipped_checkpoint,
+)
 
 
 def open_chain(
@@ -23,6 +33,10 @@ def open_chain(
     mask: str | None = None,
     depth: str | None = None,
     mask_activation: Literal["none", "sigmoid"] = "none",
+    mask_onnx: Path | None = None,
+    depth_onnx: Path | None = None,
+    mask_input: StageInput | None = None,
+    depth_input: StageInput | None = None,
 ) -> tuple[MaskDepthChain, dict[str, Any]]:
     """Build a chain with its weights; by default the trained `lite` that ships with depthmask.
 
@@ -34,20 +48,45 @@ def open_chain(
             given is lite's.
         depth: likewise.
         mask_activation: what that mask network lacks to end in [0, 1].
+        mask_onnx: an ONNX file in its place.
+        depth_onnx: likewise.
+        mask_input: what the mask network takes, where that is not the preset's normalised image; of an
+            ONNX file by default RGB in 0..1.
+        depth_input: likewise.
 
     Returns:
         The chain, and the record of its weights for a manifest.
 
     Raises:
         UsageError: the options exclude each other, or leave the weights open.
-        InputError: the checkpoint is missing, damaged or of another architecture.
+        InputError: the checkpoint or file is missing, damaged or of another architecture.
     """
+    for role, own, onnx, given in (
+        ("mask", mask, mask_onnx, mask_input),
+        ("depth", depth, depth_onnx, depth_input),
+    ):
+        if own is not None and onnx is not None:
+            raise UsageError(f"--{role} and --{role}-onnx exclude each other, but both were given")
+        if given is not None and own is None and onnx is None:
+            raise UsageError(
+                f"what a {role} network takes can be said of your own only, but neither --{role} nor"
+                f" --{role}-onnx was given"
+            )
     if checkpoint is not None and init is not None:
         raise UsageError("weights come from --checkpoint or from --init, but both were given")
     own = mask is not None or depth is not None
     spec = presets.preset(preset or DEFAULT_PRESET)
     if own:
         spec = _with_own(spec, mask, depth, mask_activation)
+    if mask_onnx or depth_onnx or mask_input or depth_input:
+        if init is not None or checkpoint is not None or preset is not None:
+            raise UsageError(
+                "ONNX files and networks with an input of their own bring their weights, so --preset,"
+                " --init and --checkpoint cannot be given with them"
+            )
+        spec = _with_files(spec, mask_onnx, depth_onnx, mask_activation)
+        spec = _with_inputs(spec, mask_input, depth_input)
+        return _mixed_chain(spec, mask_onnx, depth_onnx)
     if init is not None:
         return chains.build(spec, seed=init), {"init_seed": init}
     if checkpoint is not None:
@@ -96,3 +135,68 @@ def _own_chain(
         chain.mask = chain.mask if mask else shipped.mask
         chain.depth = chain.depth if depth else shipped.depth
     return chain, {"factories": [spec.mask.network, spec.depth.network]}
+
+
+def _with_files(
+    spec: ChainSpec,
+    mask: Path | None,
+    depth: Path | None,
+    mask_activation: Literal["none", "sigmoid"],
+) -> ChainSpec:
+    return msgspec.structs.replace(
+        spec,
+        preset="custom",
+        mask=StageSpec(network=f"onnx:{mask.name}", activation=mask_activation)
+        if mask
+        else spec.mask,
+        depth=StageSpec(network=f"onnx:{depth.name}") if depth else spec.depth,
+        depth_unit="relative" if depth else spec.depth_unit,
+    )
+
+
+def _with_inputs(spec: ChainSpec, mask: StageInput | None, depth: StageInput | None) -> ChainSpec:
+    """The chain's image becomes plain RGB in 0..1, and each stage says what it makes of that."""
+    own = StageInput(mean=spec.mean, std=spec.std)
+
+    def stage(old: StageSpec, given: StageInput | None) -> StageSpec:
+        default = StageInput() if old.network.startswith("onnx:") else own
+        return msgspec.structs.replace(old, input=given or default)
+
+    return msgspec.structs.replace(
+        spec,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        mask=stage(spec.mask, mask),
+        depth=stage(spec.depth, depth),
+    )
+
+
+def _mixed_chain(
+    spec: ChainSpec, mask: Path | None, depth: Path | None
+) -> tuple[MaskDepthChain, dict[str, Any]]:
+    """Each stage from its file, its factory, or lite."""
+    stages: dict[str, nn.Module] = {}
+    weights: dict[str, Any] = {}
+    for role, stage, path in (("mask", spec.mask, mask), ("depth", spec.depth, depth)):
+        if path is not None:
+            assert stage.input is not None
+            stages[role] = OnnxStage(path, role, stage.input.layout)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            weights[role] = {"onnx": path.name, "sha256": sha256}
+        elif stage.is_foreign:
+            stages[role] = chains.build_stage(stage)
+            weights[role] = {"factory": stage.network}
+        else:
+            folder = shipped_checkpoint(DEFAULT_PRESET)
+            assert folder is not None
+            stages[role] = getattr(load_checkpoint(folder), role)
+            weights[role] = {"shipped": DEFAULT_PRESET, "sha256": read_info(folder).weights_sha256}
+    return MaskDepthChain(stages["mask"], stages["depth"], spec).eval(), {"stages": weights}
+
+
+def fixed_resolution(chain: MaskDepthChain) -> Resolution | None:
+    """What the chain's files take, where one takes one size only: the depth's before the mask's."""
+    for stage in (chain.depth, chain.mask):
+        if isinstance(stage, OnnxStage) and stage.fixed_size:
+            return Resolution(*stage.fixed_size)
+    return None

@@ -20,7 +20,7 @@ def advise(finding: Finding, precision: str) -> str:
     """
     expected, found = finding.expected, finding.found
     if found is None:
-        return f"{finding.op_type} cannot run: {finding.problem}. Check its attributes and the shapes of its inputs"
+        return f"{finding.op_type} cannot run: {finding.problem}. Check its attributes and input shapes"
     if found.shape != expected.shape:
         return (
             f"its shape is {found.shape}, not {expected.shape}: check the pads, strides and sizes of"
@@ -79,7 +79,7 @@ def _channels(expected: np.ndarray, found: np.ndarray) -> str:
 
 
 def _scaled(expected: np.ndarray, found: np.ndarray) -> str:
-    """found = scale * expected + shift, with a shift of each channel's own (a bias stays as it is)."""
+    """Whether found = scale * expected + shift, the shift each channel's own (a bias stays as it is)."""
     channels = expected.shape[1] if expected.ndim == 4 else 1
     x = np.moveaxis(np.atleast_2d(expected), 1, 0).reshape(channels, -1).astype(np.float64)
     y = np.moveaxis(np.atleast_2d(found), 1, 0).reshape(channels, -1).astype(np.float64)

@@ -21,10 +21,12 @@ import torch
 from depthmask.bundle import STAGE_KEY, InputKind
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import UsageError
+from depthmask.export.onnx_stage import OnnxStage, put_in
 from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
 from depthmask.models.frame_chain import FrameChain
 
 OPSET = 18
+OPSETS = tuple(range(18, 24))
 LARGEST_BATCH = 1024
 LARGEST_FRAME_SIDE_PX = 16384
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -40,8 +42,9 @@ def to_onnx(
     input_kind: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
+    opset: int = OPSET,
 ) -> ir.Model:
-    """Trace a chain at a resolution.
+    """Trace a chain at a resolution; a stage that is an ONNX file comes in as it is.
 
     Raises:
         UsageError: the chain cannot be traced, or a dynamic resolution is asked of a `frame` graph.
@@ -52,9 +55,13 @@ def to_onnx(
         input_kind=input_kind,
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
+        opset=opset,
     )
     model: ir.Model = program.model
     _name_nodes(model, root="chain" if input_kind == "frame" else "")
+    for stage in (chain.mask, chain.depth):
+        if isinstance(stage, OnnxStage):
+            put_in(model, stage, opset)
     return model
 
 
@@ -65,6 +72,7 @@ def traced_program(
     input_kind: InputKind,
     dynamic_batch: bool,
     dynamic_resolution: bool,
+    opset: int = OPSET,
 ) -> torch.onnx.ONNXProgram:
     """The graph as the exporter gives it, with the program of PyTorch operations that it was made from.
 
@@ -105,7 +113,7 @@ def traced_program(
                 dynamic_shapes=(shapes,),
                 input_names=[input_kind],
                 output_names=["mask", "depth"],
-                opset_version=OPSET,
+                opset_version=opset,
                 verbose=False,
             )
         except Exception as error:

@@ -67,6 +67,8 @@ class ParityReport:
     resolution: Resolution
     runtime: str
     agreements: tuple[Agreement, ...]
+    original: str = "PyTorch"
+    """What the reference comes from."""
     blame: Blame | None = None
     """Of a report that does not hold."""
 
@@ -97,8 +99,8 @@ class ParityReport:
     def failures(self) -> list[str]:
         """What does not hold, in words; the last says what is to blame."""
         failures = [
-            f"at {self.resolution} the {a.output} differs from PyTorch by {a.relative_error:.2g} of its"
-            f" range (allowed {a.tolerance:g})"
+            f"at {self.resolution} the {a.output} differs from {self.original} by"
+            f" {a.relative_error:.2g} of its range (allowed {a.tolerance:g})"
             if a.finite
             else f"at {self.resolution} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
             for a in self.agreements
@@ -254,7 +256,9 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
         for index, role in enumerate(("mask", "depth"))
     )
     runtime: Runtime = pipeline.runtime
-    return ParityReport(pipeline.resolution, runtime.name, agreements)
+    return ParityReport(
+        pipeline.resolution, runtime.name, agreements, pipeline.manifest.chain.original
+    )
 
 
 def accuracy_drops(

@@ -19,6 +19,8 @@ from depthmask.commands.options import (
     resolutions_option,
     threads_option,
 )
+from depthmask.commands.stage_options import stage_input, stage_options
+from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What your own mask network lacks to end in [0, 1].",
 )
+@stage_options
 @resolutions_option
 @click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
 @click.option(
@@ -77,6 +80,13 @@ if TYPE_CHECKING:
     help="The kind of machine that rewrites are chosen for, without --tune.",
 )
 @threads_option
+@click.option(
+    "--opset",
+    type=click.IntRange(min=18, max=23),
+    default=18,
+    show_default=True,
+    help="Of the graphs.",
+)
 @data_option
 @out_option("The bundle's folder; by default ./PRESET-RESOLUTION-PRECISION/.")
 @overwrite_option
@@ -99,11 +109,13 @@ def command(
     tune: bool,
     profile: Any,  # noqa: ANN401
     threads: int | None,
+    opset: int,
     data: Path | None,
     out: Path | None,
     overwrite: bool,
     force: bool,
     as_json: bool,
+    **stages: Any,  # noqa: ANN401
 ) -> None:
     """Export a chain to a bundle, and verify it against PyTorch before anything is written.
 
@@ -112,6 +124,7 @@ def command(
       dmx export --fp16                                   the shipped lite, ./lite-224-fp16/
       dmx export --preset hu2019 --resolution 64,128 --init 0 --out b/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
+      dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
     """
     from depthmask import presets
     from depthmask.models import require_torch
@@ -127,7 +140,7 @@ def command(
         output_name,
     )
     from depthmask.export.rewrite import RewriteOptions
-    from depthmask.export.source import open_chain
+    from depthmask.export.source import fixed_resolution, open_chain
     from depthmask.samples import open_samples
 
     chosen = RewriteOptions(names=rewrites, profile=profile, tune=tune, threads=threads)
@@ -138,9 +151,20 @@ def command(
         mask=mask,
         depth=depth,
         mask_activation=mask_activation,
+        mask_onnx=stages["mask_onnx"],
+        depth_onnx=stages["depth_onnx"],
+        mask_input=stage_input("mask", stages),
+        depth_input=stage_input("depth", stages),
     )
+    fixed = fixed_resolution(chain)
+    if fixed and resolutions and resolutions != (fixed,):
+        raise UsageError(
+            f"the resolution must be the ONNX file's own, {fixed}, but got"
+            f" {', '.join(map(str, resolutions))}. Leave --resolution out"
+        )
     options = ExportOptions(
-        resolutions=resolutions or (DEFAULT_RESOLUTION,), precision="fp16" if fp16 else "fp32"
+        resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
+        precision="fp16" if fp16 else "fp32",
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -156,6 +180,7 @@ def command(
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
             rewrites=chosen,
+            opset=opset,
             weights=weights,
             data=samples,
             overwrite=overwrite,

@@ -16,8 +16,8 @@ from depthmask.chain import MaskDepthChain
 from depthmask.errors import CheckFailedError
 from depthmask.export import export_chain, to_onnx, trusted, verify_bundle
 from depthmask.export.blame import find_blame
-from depthmask.export.reference import Reference
 from depthmask.export.precision import to_fp16
+from depthmask.export.reference import Reference
 from depthmask.frames import Resolution
 from depthmask.models.initialise import fill_from_keys
 

@@ -1,0 +1,75 @@
+"""`--mask-onnx`, `--mask-layout` and the like: a stage that is somebody else's, and what it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from depthmask.commands.options import Command, PathType
+
+if TYPE_CHECKING:
+    from depthmask.presets import StageInput
+
+ROLES = ("mask", "depth")
+
+
+class Triple(click.ParamType[tuple[float, float, float]]):
+    """Three numbers with commas."""
+
+    name = "X,X,X"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[float, float, float]:
+        """Parse."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            first, second, third = map(float, value.split(","))
+        except ValueError:
+            self.fail(f"must be three numbers with commas, but got {value!r}.", param, ctx)
+        return first, second, third
+
+
+def stage_options(command: Command) -> Command:
+    """The options of both stages; their values come as keyword arguments, for `stage_input`."""
+    for role in reversed(ROLES):
+        options = (
+            click.option(
+                f"--{role}-onnx", type=PathType(), help=f"An ONNX file as the {role} network."
+            ),
+            click.option(
+                f"--{role}-layout", type=click.Choice(["nchw", "nhwc"]), help="Of its input."
+            ),
+            click.option(
+                f"--{role}-order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."
+            ),
+            click.option(
+                f"--{role}-range",
+                type=click.Choice(["0..1", "0..255", "-1..1"]),
+                help="Black and white, before mean and std; 0..1 by default.",
+            ),
+            click.option(
+                f"--{role}-mean", type=Triple(), help="In the range's unit and its channels' order."
+            ),
+            click.option(f"--{role}-std", type=Triple(), help="Likewise."),
+        )
+        for option in reversed(options):
+            command = option(command)
+    return command
+
+
+def stage_input(role: str, values: dict[str, Any]) -> StageInput | None:
+    """What was said of a stage's input; None where nothing was."""
+    from depthmask.presets import StageInput
+
+    given = {
+        field: values[f"{role}_{field}"]
+        for field in ("layout", "order", "range", "mean", "std")
+        if values[f"{role}_{field}"] is not None
+    }
+    return StageInput(**given) if given else None
