@@ -14,7 +14,7 @@ from depthmask import presets
 from depthmask.chain import MaskDepthChain
 from depthmask.checkpoint import load_checkpoint, read_info
 from depthmask.errors import UsageError
-from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.onnx_stage import OnnxStage, Role
 from depthmask.frames import Resolution
 from depthmask.presets import (
     DEFAULT_PRESET,
@@ -61,13 +61,13 @@ def open_chain(
         UsageError: the options exclude each other, or leave the weights open.
         InputError: the checkpoint or file is missing, damaged or of another architecture.
     """
-    for role, own, onnx, given in (
+    for role, factory, onnx, given in (
         ("mask", mask, mask_onnx, mask_input),
         ("depth", depth, depth_onnx, depth_input),
     ):
-        if own is not None and onnx is not None:
+        if factory is not None and onnx is not None:
             raise UsageError(f"--{role} and --{role}-onnx exclude each other, but both were given")
-        if given is not None and own is None and onnx is None:
+        if given is not None and factory is None and onnx is None:
             raise UsageError(
                 f"what a {role} network takes can be said of your own only, but neither --{role} nor"
                 f" --{role}-onnx was given"
@@ -177,7 +177,11 @@ def _mixed_chain(
     """Each stage from its file, its factory, or lite."""
     stages: dict[str, nn.Module] = {}
     weights: dict[str, Any] = {}
-    for role, stage, path in (("mask", spec.mask, mask), ("depth", spec.depth, depth)):
+    parts: tuple[tuple[Role, StageSpec, Path | None], ...] = (
+        ("mask", spec.mask, mask),
+        ("depth", spec.depth, depth),
+    )
+    for role, stage, path in parts:
         if path is not None:
             assert stage.input is not None
             stages[role] = OnnxStage(path, role, stage.input.layout)

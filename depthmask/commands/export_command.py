@@ -210,6 +210,7 @@ def _print(bundle: Bundle) -> None:
     where = escape(str(bundle.path))
     console.print(
         f"{where}/ is {state}: {manifest.chain.preset}, {manifest.precision}, {size_mb:.1f} MB."
-        " Errors are the largest difference from PyTorch, as a share of the output's range."
+        f" Errors are the largest difference from {manifest.chain.original}, as a share of the output's"
+        " range."
     )
     console.print(f"Next: dmx run {where} --source PHOTO_OR_FOLDER --out out/")

@@ -136,13 +136,14 @@ def test_a_fault_inside_a_foreign_stage_is_blamed_on_its_tensor(pair, bundle, tm
     assert (finding.stage, finding.tensor, finding.op_type) == ("depth", "depth.c", "Conv")
 
 
-def test_one_file_and_lite(dmx_inside, tmp_path):
+def test_one_file_and_a_pytorch_network(dmx_inside, tmp_path):
     fastdepth_like(tmp_path / "d.onnx")
-    options = ("--depth-onnx", tmp_path / "d.onnx", "--out", tmp_path / "b", "--opset", "20")
+    options = ("--depth-onnx", tmp_path / "d.onnx", "--mask", "tiny_networks:TinyMask")
+    options += ("--out", tmp_path / "b", "--opset", "20")
     code, out, err = dmx_inside("export", *options, "--json")
     assert code == 0, err
     manifest = json.loads(out)
-    assert manifest["chain"]["mask"]["network"] == "lite_mask"
+    assert manifest["chain"]["mask"]["network"] == "tiny_networks:TinyMask"
     assert manifest["opset"] == 20
     assert manifest["graphs"][0]["height"] == 32  # the file's own size
     assert (manifest["chain"]["depth_unit"], manifest["verified"]) == ("relative", True)
@@ -217,5 +218,5 @@ def test_a_file_that_is_no_onnx(tmp_path, content):
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="m.onnx must"):
+    with pytest.raises(InputError, match=r"m\.onnx must"):
         read_network(path)
