@@ -31,10 +31,14 @@ if TYPE_CHECKING:
 @checkpoint_option
 @click.option("--init", type=click.IntRange(min=0), help="Untrained weights from this seed.")
 @click.option(
-    "--mask", metavar="PKG.MOD:FACTORY", help="Your own mask network; lite's if left out."
+    "--mask",
+    metavar="PKG.MOD:FACTORY|FILE.pt2",
+    help="Your own mask network; lite's if left out.",
 )
 @click.option(
-    "--depth", metavar="PKG.MOD:FACTORY", help="Your own depth network; lite's if left out."
+    "--depth",
+    metavar="PKG.MOD:FACTORY|FILE.pt2",
+    help="Your own depth network; lite's if left out.",
 )
 @click.option(
     "--mask-activation",
@@ -132,7 +136,7 @@ def command(
     fixed = fixed_resolution(chain)
     if fixed and resolutions and resolutions != (fixed,):
         raise UsageError(
-            f"the resolution must be the ONNX file's own, {fixed}, but got"
+            f"the resolution must be the file's own, {fixed}, but got"
             f" {', '.join(map(str, resolutions))}. Leave --resolution out"
         )
     options = ExportOptions(
