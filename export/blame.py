@@ -104,8 +104,9 @@ def find_blame(
     if pieces.outputs_hold(model, batches, tolerance):
         return Blame(
             "runtime",
-            "the graph itself is right: ONNX Runtime on the CPU, without optimisations, gives what PyTorch"
-            f" gives, and {runtime} on this machine does not. Try another --runtime or another version of it",
+            "the graph itself is right: ONNX Runtime on the CPU, without optimisations, gives what"
+            f" {bundle.manifest.chain.original} gives, and {runtime} on this machine does not. Try"
+            " another --runtime, or another version of it",
         )
     by_stage = pieces.first_outside(model, batches, tolerance=tolerance)
     # Flat frames hide much: a photograph is looked at in any case.

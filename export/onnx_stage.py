@@ -21,6 +21,7 @@ from depthmask.export.onnx_files import to_bytes
 from depthmask.models.blocks import resize_bilinear
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 
+Role = Literal["mask", "depth"]
 _DOMAIN = "depthmask"
 
 
@@ -30,15 +31,14 @@ class OnnxStage(nn.Module):
     A file of a fixed size has the image resized to it.
     """
 
-    def __init__(
-        self, path: Path, role: Literal["mask", "depth"], layout: Literal["nchw", "nhwc"]
-    ) -> None:
+    def __init__(self, path: Path, role: Role, layout: Literal["nchw", "nhwc"]) -> None:
         super().__init__()
         self.network: OnnxNetwork = read_network(path)
         self.role = role
         self.layout = layout
-        channels = self.network.input_shape[1 if layout == "nchw" else 3]
-        if channels not in (3, None):
+        first, last = self.network.input_shape[1], self.network.input_shape[3]
+        channels, other = (first, last) if layout == "nchw" else (last, first)
+        if channels not in (3, None) or (channels is None and other == 3):
             raise UsageError(
                 f"{path} must take 3 channels in the layout {layout}, but its input is"
                 f" {self.network.input_shape}. Try --{role}-layout"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 from torch import nn
@@ -14,7 +14,8 @@ from depthmask import presets
 from depthmask.chain import MaskDepthChain
 from depthmask.checkpoint import load_checkpoint, read_info
 from depthmask.errors import UsageError
-from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.from_pt2 import ExportedStage, read_program
+from depthmask.export.onnx_stage import OnnxStage, Role
 from depthmask.frames import Resolution
 from depthmask.presets import (
     DEFAULT_PRESET,
@@ -44,8 +45,8 @@ def open_chain(
         preset: a preset's name.
         checkpoint: a checkpoint folder.
         init: a seed for untrained weights.
-        mask: `pkg.mod:factory` of a mask network that brings its own weights; a stage that is not
-            given is lite's.
+        mask: `pkg.mod:factory` of a mask network that brings its own weights, or a torch.export program
+            (.pt2); a stage that is not given is lite's.
         depth: likewise.
         mask_activation: what that mask network lacks to end in [0, 1].
         mask_onnx: an ONNX file in its place.
@@ -61,32 +62,34 @@ def open_chain(
         UsageError: the options exclude each other, or leave the weights open.
         InputError: the checkpoint or file is missing, damaged or of another architecture.
     """
-    for role, own, onnx, given in (
+    for role, factory, onnx, given in (
         ("mask", mask, mask_onnx, mask_input),
         ("depth", depth, depth_onnx, depth_input),
     ):
-        if own is not None and onnx is not None:
+        if factory is not None and onnx is not None:
             raise UsageError(f"--{role} and --{role}-onnx exclude each other, but both were given")
-        if given is not None and own is None and onnx is None:
+        if given is not None and factory is None and onnx is None:
             raise UsageError(
                 f"what a {role} network takes can be said of your own only, but neither --{role} nor"
                 f" --{role}-onnx was given"
             )
     if checkpoint is not None and init is not None:
         raise UsageError("weights come from --checkpoint or from --init, but both were given")
+    mask_file, mask = (Path(mask), None) if _is_program(mask) else (mask_onnx, mask)
+    depth_file, depth = (Path(depth), None) if _is_program(depth) else (depth_onnx, depth)
     own = mask is not None or depth is not None
     spec = presets.preset(preset or DEFAULT_PRESET)
     if own:
         spec = _with_own(spec, mask, depth, mask_activation)
-    if mask_onnx or depth_onnx or mask_input or depth_input:
+    if mask_file or depth_file or mask_input or depth_input:
         if init is not None or checkpoint is not None or preset is not None:
             raise UsageError(
-                "ONNX files and networks with an input of their own bring their weights, so --preset,"
+                "files and networks with an input of their own bring their weights, so --preset,"
                 " --init and --checkpoint cannot be given with them"
             )
-        spec = _with_files(spec, mask_onnx, depth_onnx, mask_activation)
+        spec = _with_files(spec, mask_file, depth_file, mask_activation)
         spec = _with_inputs(spec, mask_input, depth_input)
-        return _mixed_chain(spec, mask_onnx, depth_onnx)
+        return _mixed_chain(spec, mask_file, depth_file)
     if init is not None:
         return chains.build(spec, seed=init), {"init_seed": init}
     if checkpoint is not None:
@@ -106,6 +109,14 @@ def open_chain(
         "sha256": read_info(shipped).weights_sha256,
         "shipped": True,
     }
+
+
+def _is_program(network: str | None) -> TypeGuard[str]:
+    return network is not None and network.endswith(".pt2")
+
+
+def _name(path: Path) -> str:
+    return f"{'pt2' if _is_program(path.name) else 'onnx'}:{path.name}"
 
 
 def _with_own(
@@ -146,10 +157,8 @@ def _with_files(
     return msgspec.structs.replace(
         spec,
         preset="custom",
-        mask=StageSpec(network=f"onnx:{mask.name}", activation=mask_activation)
-        if mask
-        else spec.mask,
-        depth=StageSpec(network=f"onnx:{depth.name}") if depth else spec.depth,
+        mask=StageSpec(network=_name(mask), activation=mask_activation) if mask else spec.mask,
+        depth=StageSpec(network=_name(depth)) if depth else spec.depth,
         depth_unit="relative" if depth else spec.depth_unit,
     )
 
@@ -159,7 +168,7 @@ def _with_inputs(spec: ChainSpec, mask: StageInput | None, depth: StageInput | N
     own = StageInput(mean=spec.mean, std=spec.std)
 
     def stage(old: StageSpec, given: StageInput | None) -> StageSpec:
-        default = StageInput() if old.network.startswith("onnx:") else own
+        default = StageInput() if old.network.startswith(("onnx:", "pt2:")) else own
         return msgspec.structs.replace(old, input=given or default)
 
     return msgspec.structs.replace(
@@ -177,12 +186,19 @@ def _mixed_chain(
     """Each stage from its file, its factory, or lite."""
     stages: dict[str, nn.Module] = {}
     weights: dict[str, Any] = {}
-    for role, stage, path in (("mask", spec.mask, mask), ("depth", spec.depth, depth)):
+    parts: tuple[tuple[Role, StageSpec, Path | None], ...] = (
+        ("mask", spec.mask, mask),
+        ("depth", spec.depth, depth),
+    )
+    for role, stage, path in parts:
         if path is not None:
             assert stage.input is not None
-            stages[role] = OnnxStage(path, role, stage.input.layout)
+            if _is_program(path.name):
+                stages[role] = read_program(path)
+            else:
+                stages[role] = OnnxStage(path, role, stage.input.layout)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            weights[role] = {"onnx": path.name, "sha256": sha256}
+            weights[role] = {"file": path.name, "sha256": sha256}
         elif stage.is_foreign:
             stages[role] = chains.build_stage(stage)
             weights[role] = {"factory": stage.network}
@@ -197,6 +213,6 @@ def _mixed_chain(
 def fixed_resolution(chain: MaskDepthChain) -> Resolution | None:
     """What the chain's files take, where one takes one size only: the depth's before the mask's."""
     for stage in (chain.depth, chain.mask):
-        if isinstance(stage, OnnxStage) and stage.fixed_size:
+        if isinstance(stage, (OnnxStage, ExportedStage)) and stage.fixed_size:
             return Resolution(*stage.fixed_size)
     return None

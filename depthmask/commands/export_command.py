@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 @checkpoint_option
 @click.option("--init", type=click.IntRange(min=0), help="Untrained weights from this seed.")
 @click.option(
-    "--mask", metavar="PKG.MOD:FACTORY", help="Your own mask network; lite's if left out."
+    "--mask",
+    metavar="PKG.MOD:FACTORY|FILE.pt2",
+    help="Your own mask network; lite's if left out.",
 )
 @click.option(
-    "--depth", metavar="PKG.MOD:FACTORY", help="Your own depth network; lite's if left out."
+    "--depth",
+    metavar="PKG.MOD:FACTORY|FILE.pt2",
+    help="Your own depth network; lite's if left out.",
 )
 @click.option(
     "--mask-activation",
@@ -159,7 +163,7 @@ def command(
     fixed = fixed_resolution(chain)
     if fixed and resolutions and resolutions != (fixed,):
         raise UsageError(
-            f"the resolution must be the ONNX file's own, {fixed}, but got"
+            f"the resolution must be the file's own, {fixed}, but got"
             f" {', '.join(map(str, resolutions))}. Leave --resolution out"
         )
     options = ExportOptions(
@@ -238,6 +242,7 @@ def _print(bundle: Bundle) -> None:
     where = escape(str(bundle.path))
     console.print(
         f"{where}/ is {state}: {manifest.chain.preset}, {manifest.precision}, {size_mb:.1f} MB."
-        " Errors are the largest difference from PyTorch, as a share of the output's range."
+        f" Errors are the largest difference from {manifest.chain.original}, as a share of the output's"
+        " range."
     )
     console.print(f"Next: dmx run {where} --source PHOTO_OR_FOLDER --out out/")

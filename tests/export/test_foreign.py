@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tiny_networks
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from depthmask.bundle import open_bundle
@@ -136,13 +141,14 @@ def test_a_fault_inside_a_foreign_stage_is_blamed_on_its_tensor(pair, bundle, tm
     assert (finding.stage, finding.tensor, finding.op_type) == ("depth", "depth.c", "Conv")
 
 
-def test_one_file_and_lite(dmx_inside, tmp_path):
+def test_one_file_and_a_pytorch_network(dmx_inside, tmp_path):
     fastdepth_like(tmp_path / "d.onnx")
-    options = ("--depth-onnx", tmp_path / "d.onnx", "--out", tmp_path / "b", "--opset", "20")
+    options = ("--depth-onnx", tmp_path / "d.onnx", "--mask", "tiny_networks:TinyMask")
+    options += ("--out", tmp_path / "b", "--opset", "20")
     code, out, err = dmx_inside("export", *options, "--json")
     assert code == 0, err
     manifest = json.loads(out)
-    assert manifest["chain"]["mask"]["network"] == "lite_mask"
+    assert manifest["chain"]["mask"]["network"] == "tiny_networks:TinyMask"
     assert manifest["opset"] == 20
     assert manifest["graphs"][0]["height"] == 32  # the file's own size
     assert (manifest["chain"]["depth_unit"], manifest["verified"]) == ("relative", True)
@@ -209,7 +215,7 @@ def test_a_wrong_layout_is_said(tmp_path):
 def test_another_resolution_than_the_files_own(dmx_inside, tmp_path):
     fastdepth_like(tmp_path / "d.onnx")
     code, _, err = dmx_inside("export", "--depth-onnx", tmp_path / "d.onnx", "--resolution", "64")
-    assert (code, "must be the ONNX file's own, 32" in err) == (2, True), err
+    assert (code, "must be the file's own, 32" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not onnx"])
@@ -219,3 +225,47 @@ def test_a_file_that_is_no_onnx(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"m\.onnx must"):
         read_network(path)
+
+
+@pytest.fixture(scope="module")
+def program_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pt2") / "depth.pt2"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(
+        tiny_networks.TinyDepth().eval(), (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},)
+    )
+    torch.export.save(program, path)
+    return path
+
+
+def test_a_torch_export_program_is_a_stage(program_path, tmp_path):
+    chain, weights = open_chain(mask="tiny_networks:TinyMask", depth=str(program_path))
+    bundle = export_chain(chain, tmp_path / "b", resolution=SMALL, weights=weights)
+    assert verify_bundle(bundle)
+    assert bundle.manifest.chain.depth.network == "pt2:depth.pt2"
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "said"),
+    [
+        (
+            "models/model.json",
+            b"torch.ops.aten.relu.default",
+            b"torch.os.system",
+            "calls 'torch.os",
+        ),
+        ("models/model.json", b"Symbol(", b"__import__(", "a size is .__import__"),
+        ("_config.json", b'"use_pickle": false', b'"use_pickle": true', "a tensor is a pickle"),
+        ("sample_inputs/model.pt", None, None, "sample inputs are more than tensors"),
+    ],
+)
+def test_a_program_that_could_run_code_is_not_loaded(program_path, tmp_path, part, old, new, said):
+    changed = tmp_path / "m.pt2"
+    with zipfile.ZipFile(program_path) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith(part):
+                content = content.replace(old, new) if old else pickle.dumps(Path("x"), 2)
+            target.writestr(name, content)
+    with pytest.raises(InputError, match=said):
+        open_chain(depth=str(changed))
