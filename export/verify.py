@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,20 +10,21 @@ import msgspec
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
-from depthmask.bundle import REFERENCE_FILE, Bundle, Manifest, Precision
+from depthmask.bundle import REFERENCE_FILE, Bundle, Int8Record, Manifest, Precision
 from depthmask.errors import UsageError
 from depthmask.export.reference import Reference
 from depthmask.frames import FloatArray, Resolution, to_network
 from depthmask.pipeline import Pipeline
 from depthmask.presets import Kind
 from depthmask.runtimes import Runtime, Tensors, open_runtime
-from depthmask.samples import Samples
+from depthmask.samples import Samples, open_samples
 
 # The largest difference allowed, as a share of the reference's range over all frames. float32: the
 # order of sums differs between runtimes (2e-6 is usual). float16: 11 bits through about 150 layers.
+# int8 is judged by what it was exported for (`Int8Record.budget`), not by its largest difference.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 # What accuracy may lose against the fp32 PyTorch chain on the same data, in points (1 = 0.01).
-LARGEST_DROP_POINTS = 0.5
+LARGEST_DROP_POINTS = {"iou": 0.5, "delta1": 0.5}
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class Agreement:
     mean_error: float
     p99_error: float
     range: float
-    tolerance: float
-    """Of `max_error`, as a share of `range`."""
+    tolerance: float | None
+    """Of `max_error`, as a share of `range`; None: only that it is finite."""
     finite: bool
+    mean_magnitude: float
+    """Of the reference."""
 
     @property
     def relative_error(self) -> float:
@@ -45,7 +48,7 @@ class Agreement:
         return self.max_error / self.range if self.range > 0 else self.max_error
 
     def __bool__(self) -> bool:
-        return self.finite and self.relative_error <= self.tolerance
+        return self.finite and (self.tolerance is None or self.relative_error <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def verify_bundle(
         bundle: an opened bundle.
         reference: by default the bundle's own reference.npz.
         data: labelled samples; accuracy is measured on them, and, where they are the data that the
-            export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`.
+            export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`. An int8 bundle
+            that was judged on the shipped samples is judged on them again by default.
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
@@ -140,38 +144,50 @@ def verify_bundle(
         )
     manifest = bundle.manifest
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
+    int8 = manifest.int8
+    if data is None and int8 is not None and int8.gate == "accuracy":
+        data = _judged_samples(manifest)
+    max_drop = int8.budget if int8 is not None and int8.gate == "accuracy" else LARGEST_DROP_POINTS
     parities, accuracies, drops = [], {}, []
     for resolution in manifest.resolutions:
         opened = open_runtime(bundle, resolution, runtime=runtime, device=device, threads=threads)
         with Pipeline(bundle, opened, resolution) as pipeline:
             parity = check_parity(pipeline, reference)
             parities.append(parity)
+            drops += disagreements(parity, int8)
             if data is not None and parity.is_finite:
                 accuracies[str(resolution)] = found = accuracy(pipeline, data)
-                expected = pytorch_accuracy(manifest, resolution, data)
+                expected = pytorch_accuracy(manifest, resolution, found)
                 if expected is not None:
-                    drops += accuracy_drops(expected, found, manifest.chain.kind, resolution)
+                    kind = manifest.chain.kind
+                    drops += accuracy_drops(expected, found, kind, resolution, max_drop)
     return VerifyReport(tuple(parities), accuracies, tuple(drops))
 
 
+def _judged_samples(manifest: Manifest) -> Samples | None:
+    """The shipped samples, if the export judged on them; other data are the caller's to give."""
+    shipped = open_samples()
+    return shipped if manifest.accuracy.get("data") == shipped.name else None
+
+
 def pytorch_accuracy(
-    manifest: Manifest, resolution: Resolution, data: Samples
+    manifest: Manifest, resolution: Resolution, found: AccuracyResult
 ) -> AccuracyResult | None:
-    """What the fp32 PyTorch chain reached on these data, if the export measured it on them."""
+    """What the fp32 PyTorch chain reached on the data of a result, if the export measured it on them."""
     recorded = manifest.accuracy.get("pytorch", {}).get(str(resolution))
     if recorded is None:
         return None
     result = msgspec.convert(recorded, AccuracyResult)
-    return result if (result.data, result.count) == (data.name, len(data)) else None
+    return result if (result.data, result.count) == (found.data, found.count) else None
 
 
 def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
     """Compare a runtime's raw outputs, at the networks' sizes, with the reference."""
     maps = reference.maps[pipeline.resolution]
     outputs = [_raw_outputs(pipeline, frame) for frame in reference.frames]
-    tolerance = TOLERANCES[pipeline.manifest.precision]
+    tolerance = TOLERANCES.get(pipeline.manifest.precision)
     agreements = tuple(
-        _agreement(
+        agreement(
             role, [output[role] for output in outputs], [pair[index] for pair in maps], tolerance
         )
         for index, role in enumerate(("mask", "depth"))
@@ -181,20 +197,55 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
 
 
 def accuracy_drops(
-    before: AccuracyResult, after: AccuracyResult, kind: Kind, resolution: Resolution
+    before: AccuracyResult,
+    after: AccuracyResult,
+    kind: Kind,
+    resolution: Resolution,
+    max_drop: Mapping[str, float] = LARGEST_DROP_POINTS,
 ) -> list[str]:
     """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
-    drops = []
-    for name, old, new in (
-        ("mask IoU", _iou(before), _iou(after)),
-        ("depth delta1", _delta1(before, kind), _delta1(after, kind)),
-    ):
-        if old is not None and new is not None and 100 * (old - new) > LARGEST_DROP_POINTS:
-            drops.append(
-                f"at {resolution} the {name} fell from {old:.4f} to {new:.4f} (allowed"
-                f" {LARGEST_DROP_POINTS:g} points)"
-            )
-    return drops
+    losses = accuracy_losses(before, after, kind)
+    return [
+        f"at {resolution} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed"
+        f" {max_drop[name]:g})"
+        for name, points in losses.items()
+        if points > max_drop[name]
+    ]
+
+
+_IN_WORDS = {"iou": "mask IoU", "delta1": "depth delta1"}
+
+
+def accuracy_losses(before: AccuracyResult, after: AccuracyResult, kind: Kind) -> dict[str, float]:
+    """Points (1 = 0.01) of `iou` and `delta1` that were lost; what the labels do not allow is left out."""
+    pairs = {
+        "iou": (_iou(before), _iou(after)),
+        "delta1": (_delta1(before, kind), _delta1(after, kind)),
+    }
+    return {
+        name: 100 * (old - new)
+        for name, (old, new) in pairs.items()
+        if old is not None and new is not None
+    }
+
+
+def disagreement(mask: Agreement, depth: Agreement) -> dict[str, float]:
+    """Mean differences: of the mask, and of the depth as a share of the mean depth."""
+    magnitude = max(depth.mean_magnitude, float(np.finfo(np.float32).tiny))
+    return {"mask_mae": mask.mean_error, "depth_abs_rel": depth.mean_error / magnitude}
+
+
+def disagreements(parity: ParityReport, int8: Int8Record | None) -> list[str]:
+    """Where an int8 bundle without labels is further from PyTorch than its budget, in words."""
+    if int8 is None or int8.gate != "agreement":
+        return []
+    found = disagreement(*parity.agreements)
+    return [
+        f"at {parity.resolution} the {name} against PyTorch is {value:.4f} (allowed"
+        f" {int8.budget[name]:g})"
+        for name, value in found.items()
+        if not value <= int8.budget[name]
+    ]
 
 
 def _iou(result: AccuracyResult) -> float | None:
@@ -213,9 +264,10 @@ def _raw_outputs(pipeline: Pipeline, frame_HW3: np.ndarray) -> Tensors:
     return pipeline.runtime.run({"image": image_13HW})
 
 
-def _agreement(
-    output: str, found: Sequence[Any], expected: Sequence[FloatArray], tolerance: float
+def agreement(
+    output: str, found: Sequence[Any], expected: Sequence[FloatArray], tolerance: float | None
 ) -> Agreement:
+    """Compare an output of several frames with its reference; see `Agreement`."""
     pairs = [(np.float32(a).reshape(b.shape), b) for a, b in zip(found, expected, strict=True)]
     errors = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
     values = np.concatenate([b.ravel() for b in expected])
@@ -229,4 +281,5 @@ def _agreement(
         range=float(values.max() - values.min()),
         tolerance=tolerance,
         finite=finite,
+        mean_magnitude=float(np.abs(values).mean()),
     )
