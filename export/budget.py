@@ -103,7 +103,9 @@ def agreement_judge(
     def judge(model: ir.Model) -> dict[str, float]:
         run = runner.open(model)
         outputs = [run(frame) for frame in reference.frames[frames]]
-        pairs = zip(("mask", "depth"), zip(*outputs, strict=True), zip(*maps, strict=True), strict=True)
+        pairs = zip(
+            ("mask", "depth"), zip(*outputs, strict=True), zip(*maps, strict=True), strict=True
+        )
         mask, depth = (agreement(name, found, expected, None) for name, found, expected in pairs)
         return disagreement(mask, depth)
 

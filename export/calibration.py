@@ -1,8 +1,8 @@
 """The range of every tensor that int8 rounds, from real images.
 
-Three calibrators. `minmax`: the largest magnitude seen. `percentile`: the magnitude that 99.99 % of the values
-do not exceed. `entropy`: the range whose rounded histogram loses least against the true one (Kullback-Leibler;
-Migacz, "8-bit inference with TensorRT", GTC 2017).
+Three calibrators. `minmax`: the largest magnitude seen. `percentile`: the magnitude that 99.99 % of the
+values do not exceed. `entropy`: the range whose rounded histogram loses least against the true one
+(Kullback-Leibler; Migacz, "8-bit inference with TensorRT", GTC 2017).
 
 A chain is calibrated in two passes: first the mask network, then the depth network behind the mask network
 in int8, so on images masked as the bundle will mask them.

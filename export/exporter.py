@@ -19,7 +19,6 @@ from depthmask.bundle import (
     Bundle,
     GraphRecord,
     InputKind,
-    Int8Record,
     Manifest,
     Precision,
     RewriteRecord,
@@ -151,11 +150,14 @@ def export_chain(
         chain, options, reference, trace or to_onnx, progress
     )
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
-    int8_record, tradeoffs = None, {}
-    if options.precision == "int8":
+    int8_record = None
+    tradeoffs: dict[Resolution, Tradeoff] = {}
+    if calibration is not None:
         quantiser = Quantiser(int8, calibration, reference, data, chain.spec.kind)
         expected = pytorch_accuracy.get("pytorch", {})
-        models, tradeoffs = _to_int8(models, quantiser, _runners(chain, options), expected, progress)
+        models, tradeoffs = _to_int8(
+            models, quantiser, _runners(chain, options), expected, progress
+        )
         int8_record = quantiser.record(tradeoffs)
         fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:

@@ -173,7 +173,9 @@ class Quantiser:
             budget,
         )
         progress(f"timing {len(points)} choices at {resolution}")
-        models = {str(i): quantise(model, ranges, frozenset(p.kept_fp32)) for i, p in enumerate(points)}
+        models = {
+            str(i): quantise(model, ranges, frozenset(p.kept_fp32)) for i, p in enumerate(points)
+        }
         points = self._timed(points, models, batches[0])
         chosen = points.index(choose(points, resolution))
         return models[str(chosen)], Tradeoff(points, chosen, errors)
@@ -193,7 +195,10 @@ class Quantiser:
         return self.options.max_drop or budgets.MAX_DROP_POINTS
 
     def _timed(
-        self, points: Sequence[Point], models: Mapping[str, ir.Model], inputs: Mapping[str, np.ndarray]
+        self,
+        points: Sequence[Point],
+        models: Mapping[str, ir.Model],
+        inputs: Mapping[str, np.ndarray],
     ) -> tuple[Point, ...]:
         (array,) = inputs.values()
         if self.timings is not None:

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     help="What int8 may lose on labelled data, in points (1 = 0.01); 0.5 of each by default.",
 )
 @click.option(
-    "--calibration", type=PathType(), help="Images for int8's ranges; by default shipped photographs."
+    "--calibration",
+    type=PathType(),
+    help="Images for int8's ranges; by default shipped photographs.",
 )
 @click.option(
     "--calibrator",
@@ -261,7 +263,9 @@ def _print_int8(record: Int8Record) -> None:
     from depthmask.commands.options import console
 
     for resolution, gains in record.gain.items():
-        speed = ", ".join(f"{gain:.2f} times fp32's speed on {name}" for name, gain in gains.items())
+        speed = ", ".join(
+            f"{gain:.2f} times fp32's speed on {name}" for name, gain in gains.items()
+        )
         console.print(
             f"{resolution}: {record.int8_sites[resolution]} of {record.sites[resolution]} convolutions in"
             f" int8; {speed or 'not timed'}"

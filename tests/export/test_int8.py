@@ -27,7 +27,11 @@ def photographs(folder, count=6, constant=False):
     folder.mkdir()
     rng = np.random.default_rng(3)
     for number in range(count):
-        image = np.full((40, 50, 3), 7 * number, np.uint8) if constant else rng.integers(0, 256, (40, 50, 3))
+        image = (
+            np.full((40, 50, 3), 7 * number, np.uint8)
+            if constant
+            else rng.integers(0, 256, (40, 50, 3))
+        )
         cv2.imwrite(str(folder / f"{number}.png"), image)
     return open_samples(folder)
 
@@ -134,9 +138,7 @@ def test_the_fastest_that_holds_is_chosen_but_int8_even_where_it_is_slower():
     points = search(ORDER, MACS, lambda kept: {"iou": 0.0}, {"iou": 0.5})
 
     def timed(ms):
-        return [
-            msgspec.structs.replace(p, latency_ms={"x": ms[p.int8_sites]}) for p in points
-        ]
+        return [msgspec.structs.replace(p, latency_ms={"x": ms[p.int8_sites]}) for p in points]
 
     assert [p.int8_sites for p in points] == [0, 4, 6, 7, 8]
     assert choose(timed({0: 9, 4: 5, 6: 3, 7: 3.5, 8: 4}), SMALL).int8_sites == 6
@@ -145,12 +147,21 @@ def test_the_fastest_that_holds_is_chosen_but_int8_even_where_it_is_slower():
 
 def test_an_impossible_budget_says_the_best_there_is():
     points = search(ORDER, MACS, lambda kept: {"iou": (8 - len(kept)) * 0.1}, {"iou": 0.0})
-    with pytest.raises(CheckFailedError, match=r"best reached loses 0\.10 points of IoU, with 1 of 8"):
+    with pytest.raises(
+        CheckFailedError, match=r"best reached loses 0\.10 points of IoU, with 1 of 8"
+    ):
         choose(points, SMALL)
 
 
 def test_dmx_export_int8_as_a_user_calls_it(dmx_inside, tmp_path):
-    networks = ("--mask", "tiny_networks:TinyMask", "--depth", "tiny_networks:TinyDepth", "--init", 0)
+    networks = (
+        "--mask",
+        "tiny_networks:TinyMask",
+        "--depth",
+        "tiny_networks:TinyDepth",
+        "--init",
+        0,
+    )
     code, out, err = dmx_inside(
         "export", *networks, "--resolution", 32, "--int8", "--out", tmp_path / "b"
     )

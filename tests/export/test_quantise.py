@@ -77,7 +77,9 @@ def test_activations_are_rounded_with_one_scale_and_weights_per_channel(two_stag
     rounded = quantise(two_stages, {"image": 2.0}, keep_fp32=frozenset(["depth/Conv"]))
     expected = two_stages.clone()
     expected.graph.initializers["v"].const_value = ir.tensor(
-        np.stack([round_int8(channel, np.abs(channel).max()) for channel in weight]).astype(np.float32)
+        np.stack([round_int8(channel, np.abs(channel).max()) for channel in weight]).astype(
+            np.float32
+        )
     )
     image = round_int8(batch["image"], 2.0).astype(np.float32)
     mask, _ = run(rounded, batch["image"])
@@ -99,7 +101,9 @@ def test_kept_sites_stay_as_they_are(two_stages):
     kept = quantise(two_stages, {}, keep_fp32=frozenset(sites(two_stages)))
     (batch,) = images(1)
     assert [n.op_type for n in kept.graph] == [n.op_type for n in two_stages.graph]
-    for found, expected in zip(run(kept, batch["image"]), run(two_stages, batch["image"]), strict=True):
+    for found, expected in zip(
+        run(kept, batch["image"]), run(two_stages, batch["image"]), strict=True
+    ):
         np.testing.assert_array_equal(found, expected)
 
 
