@@ -73,7 +73,9 @@ def _verification(verified: Mapping[str, VerifyReport]) -> str:
             str(parity.resolution),
             "holds" if parity else "DOES NOT HOLD",
             *(f"{agreement.relative_error:.1e}" for agreement in parity.agreements),
-            f"{parity.agreements[0].tolerance:g}",
+            "-"
+            if parity.agreements[0].tolerance is None
+            else f"{parity.agreements[0].tolerance:g}",
         )
         for name, report in verified.items()
         for parity in report.parities

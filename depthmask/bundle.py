@@ -25,7 +25,7 @@ STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 InputKind = Literal["frame", "image"]
 
 
@@ -49,6 +49,30 @@ class RewriteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How many times faster the cost model says that the site is."""
     measured_gain: float | None
     """And a measurement at export (`--tune`); None: none was made."""
+
+
+class Int8Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an int8 bundle was calibrated and judged; `tradeoff.json` has what was tried."""
+
+    calibrator: str
+    calibration: str
+    """Name of the data that ranges come from; it is never judged on."""
+    calibration_images: int
+    gate: Literal["accuracy", "agreement"]
+    """On labelled data, or with the fp32 PyTorch chain on the reference frames."""
+    budget: dict[str, float]
+    """Points of `iou` and `delta1`; or `mask_mae` (of 1) and `depth_abs_rel` (of the mean depth)."""
+    int8_sites: dict[str, int]
+    """By resolution."""
+    sites: dict[str, int]
+    """Convolutions that int8 could compute, by resolution."""
+    gain: dict[str, dict[str, float]]
+    """Times faster than the fp32 graph, by resolution and runtime, on the machine that exported."""
+
+    @property
+    def slower_at(self) -> tuple[str, ...]:
+        """The resolutions at which no runtime that was timed is faster in int8."""
+        return tuple(r for r, gains in self.gain.items() if max(gains.values(), default=0) <= 1)
 
 
 class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +102,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the weights come from: a checkpoint with its sha256, or a seed."""
     precision: Precision
     fp32_nodes: tuple[str, ...] = ()
-    """Nodes of an fp16 graph that stay fp32: fp16 cannot hold their values, or parity needs them."""
+    """Nodes of an fp16 or int8 graph that stay fp32: for their values, for parity or for the budget."""
+    int8: Int8Record | None = None
+    """Of int8 bundles."""
     input: InputKind
     dynamic_batch: bool
     dynamic_resolution: bool

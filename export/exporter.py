@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import msgspec
 import onnx_ir as ir
 import torch
 
-from depthmask.accuracy import accuracy
+from depthmask.accuracy import AccuracyResult, accuracy
 from depthmask.atomic import check_target, new_folder
 from depthmask.bundle import (
     MODEL_FILE,
@@ -28,12 +28,15 @@ from depthmask.bundle import (
 )
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.export.budget import GraphRunner
+from depthmask.export.int8 import Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import Reference, make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
+from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
 from depthmask.models.describe import gmac
@@ -46,6 +49,7 @@ DEFAULT_RESOLUTION = Resolution(224, 224)
 # The search for fp16 leaves room for runtimes that round in another order.
 _SEARCHED_SHARE = 0.7
 _DEFAULT_REWRITES = RewriteOptions()
+_DEFAULT_INT8 = Int8Options()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -89,6 +93,7 @@ def export_chain(
     dynamic_resolution: bool = False,
     rewrites: RewriteOptions = _DEFAULT_REWRITES,
     opset: int = OPSET,
+    int8: Int8Options = _DEFAULT_INT8,
     weights: dict[str, Any] | None = None,
     data: Samples | None = None,
     overwrite: bool = False,
@@ -103,14 +108,15 @@ def export_chain(
             rounded to float16.
         out: the bundle's folder; it must not exist unless `overwrite`.
         resolution: one or several; each gets its own graph, weights are shared on disk.
-        precision: `fp32` or `fp16`; in fp16, nodes whose values would overflow stay fp32 and are
-            listed in the manifest.
+        precision: `fp32`, `fp16` or `int8`; in fp16, nodes whose values would overflow stay fp32, in
+            int8 those that the budget needs; the manifest lists them.
         target: `onnx`.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
         rewrites: which exact rewrites are made, and how that is decided.
         opset: of the graphs.
+        int8: how int8 is calibrated, and what it may lose.
         weights: where the weights come from, for the manifest.
         data: labelled samples for the accuracy check; without them parity alone decides.
         overwrite: replace an existing bundle.
@@ -140,6 +146,8 @@ def export_chain(
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
+    # Before the slow work: calibration data may be unusable.
+    calibration = open_calibration(int8.calibration, data) if precision == "int8" else None
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
@@ -149,9 +157,21 @@ def export_chain(
         chain, options, reference, trace or to_onnx, progress
     )
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
+    int8_record = None
+    tradeoffs: dict[Resolution, Tradeoff] = {}
+    if calibration is not None:
+        quantiser = Quantiser(int8, calibration, reference, data, chain.spec.kind)
+        expected = pytorch_accuracy.get("pytorch", {})
+        models, tradeoffs = _to_int8(
+            models, quantiser, _runners(chain, options), expected, progress
+        )
+        int8_record = quantiser.record(tradeoffs)
+        fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
         save_models({_file_name(r, options): model for r, model in models.items()}, folder)
+        if tradeoffs:
+            save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
             reference.save(file)
         manifest = Manifest(
@@ -159,6 +179,7 @@ def export_chain(
             weights=weights or {},
             precision=options.precision,
             fp32_nodes=fp32_nodes,
+            int8=int8_record,
             input=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
@@ -226,6 +247,36 @@ def _make_graphs(
             model = to_fp16(model, kept)
         models[resolution] = model
     return models, records, tuple(sorted(fp32_nodes))
+
+
+def _runners(chain: MaskDepthChain, options: ExportOptions) -> dict[Resolution, GraphRunner]:
+    normalisation = Normalisation(chain.spec.mean, chain.spec.std)
+    return {r: GraphRunner(options.input, r, normalisation) for r in options.resolutions}
+
+
+def _to_int8(
+    models: Mapping[Resolution, ir.Model],
+    quantiser: Quantiser,
+    runners: Mapping[Resolution, GraphRunner],
+    expected: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[dict[Resolution, ir.Model], dict[Resolution, Tradeoff]]:
+    found = {
+        resolution: quantiser(
+            model,
+            runners[resolution],
+            msgspec.convert(expected.get(str(resolution)), AccuracyResult | None),
+            progress,
+        )
+        for resolution, model in models.items()
+    }
+    return {r: model for r, (model, _) in found.items()}, {r: t for r, (_, t) in found.items()}
+
+
+def _kept(tradeoffs: Mapping[Resolution, Tradeoff]) -> tuple[str, ...]:
+    """Sites that are float32 at any resolution."""
+    chosen = (tradeoff.points[tradeoff.chosen] for tradeoff in tradeoffs.values())
+    return tuple(sorted({site for point in chosen for site in point.kept_fp32}))
 
 
 def _batches(

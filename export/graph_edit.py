@@ -102,6 +102,11 @@ def replace_output(node: ir.Node, value: ir.Value) -> None:
 def remove(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
     """Remove nodes whose outputs nobody uses any more, and constants that nobody uses then."""
     graph.remove(list(nodes), safe=True)
+    drop_unused_constants(graph)
+
+
+def drop_unused_constants(graph: ir.Graph) -> None:
+    """Remove initializers that no node uses."""
     for name, value in list(graph.initializers.items()):
         if not value.uses() and value not in graph.outputs:
             del graph.initializers[name]

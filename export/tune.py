@@ -60,16 +60,21 @@ def cut_out(site: UpsampleConv) -> ir.Model:
 
 
 def fastest_ms(
-    models: Mapping[str, ir.Model], threads: int | None = None, seed: int = 0
+    models: Mapping[str, ir.Model],
+    threads: int | None = None,
+    seed: int = 0,
+    data: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds by runtime and by name, of models that take the same single input.
 
     Those runtimes are timed that are installed; models take turns in an order drawn anew each time.
+    The input is `data`, or random of the shape that the models name.
     """
-    (shape,) = {static_shape(model.graph.inputs[0]) for model in models.values()}
-    assert shape is not None
     generator = np.random.default_rng(seed)
-    data = generator.standard_normal(shape).astype(np.float32)
+    if data is None:
+        (shape,) = {static_shape(model.graph.inputs[0]) for model in models.values()}
+        assert shape is not None
+        data = generator.standard_normal(shape).astype(np.float32)
     found = {}
     for runtime in _TIMED_RUNTIMES:
         if runtime not in runtimes.installed():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
-from depthmask.bundle import REFERENCE_FILE, Bundle, Manifest, Precision
+from depthmask.bundle import REFERENCE_FILE, Bundle, Int8Record, Manifest, Precision
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.blame import Blame, find_blame
 from depthmask.export.reference import Reference
@@ -20,16 +20,18 @@ from depthmask.frames import FloatArray, Resolution, UInt8Array, to_network
 from depthmask.pipeline import Pipeline
 from depthmask.presets import Kind
 from depthmask.runtimes import Runtime, Tensors, open_runtime
-from depthmask.samples import Samples
+from depthmask.samples import Samples, open_samples
 
 if TYPE_CHECKING:
     from depthmask.chain import MaskDepthChain
 
 # The largest difference allowed, as a share of the reference's range over all frames. float32: the
 # order of sums differs between runtimes (2e-6 is usual). float16: 11 bits through about 150 layers.
+# int8 is judged by what it was exported for (`Int8Record.budget`), not by its largest difference.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
+_BLAMED_FROM = 0.1  # where a precision has no tolerance of its own: an error that is not rounding
 # What accuracy may lose against the fp32 PyTorch chain on the same data, in points (1 = 0.01).
-LARGEST_DROP_POINTS = 0.5
+LARGEST_DROP_POINTS = {"iou": 0.5, "delta1": 0.5}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Agreement:
     mean_error: float
     p99_error: float
     range: float
-    tolerance: float
-    """Of `max_error`, as a share of `range`."""
+    tolerance: float | None
+    """Of `max_error`, as a share of `range`; None: only that it is finite."""
+    mean_magnitude: float
+    """Of the reference."""
     not_finite: tuple[str, ...]
     """The frames on which it holds NaN or infinity."""
 
@@ -57,7 +61,7 @@ class Agreement:
         return self.max_error / self.range if self.range > 0 else self.max_error
 
     def __bool__(self) -> bool:
-        return self.finite and self.relative_error <= self.tolerance
+        return self.finite and (self.tolerance is None or self.relative_error <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def verify_bundle(
         bundle: an opened bundle.
         reference: by default the bundle's own reference.npz.
         data: labelled samples; accuracy is measured on them, and, where they are the data that the
-            export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`.
+            export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`. An int8 bundle
+            that was judged on the shipped samples is judged on them again by default.
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
@@ -175,8 +180,12 @@ def verify_bundle(
             " exported from. Try --runtime onnxruntime"
         )
     manifest = bundle.manifest
-    tolerance = TOLERANCES[manifest.precision]
+    tolerance = TOLERANCES.get(manifest.precision, _BLAMED_FROM)
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
+    int8 = manifest.int8
+    if data is None and int8 is not None and int8.gate == "accuracy":
+        data = _judged_samples(manifest)
+    max_drop = int8.budget if int8 is not None and int8.gate == "accuracy" else LARGEST_DROP_POINTS
     parities, accuracies, drops, extremes = [], {}, [], []
     unchecked = _missing_for_extremes()
     for resolution in manifest.resolutions:
@@ -196,11 +205,13 @@ def verify_bundle(
             if not parity:
                 parity = replace(parity, blame=explain(runtime=opened.name))
             parities.append(parity)
+            drops += disagreements(parity, int8)
             if data is not None and parity.is_finite:
                 accuracies[str(resolution)] = found = accuracy(pipeline, data)
-                expected = pytorch_accuracy(manifest, resolution, data)
+                expected = pytorch_accuracy(manifest, resolution, found)
                 if expected is not None:
-                    drops += accuracy_drops(expected, found, manifest.chain.kind, resolution)
+                    kind = manifest.chain.kind
+                    drops += accuracy_drops(expected, found, kind, resolution, max_drop)
         if not unchecked:
             extremes += _extremes(bundle, resolution, reference)
     return VerifyReport(tuple(parities), accuracies, tuple(drops), tuple(extremes), unchecked)
@@ -229,24 +240,30 @@ def _extremes(bundle: Bundle, resolution: Resolution, reference: Reference) -> l
     ]
 
 
+def _judged_samples(manifest: Manifest) -> Samples | None:
+    """The shipped samples, if the export judged on them; other data are the caller's to give."""
+    shipped = open_samples()
+    return shipped if manifest.accuracy.get("data") == shipped.name else None
+
+
 def pytorch_accuracy(
-    manifest: Manifest, resolution: Resolution, data: Samples
+    manifest: Manifest, resolution: Resolution, found: AccuracyResult
 ) -> AccuracyResult | None:
-    """What the fp32 PyTorch chain reached on these data, if the export measured it on them."""
+    """What the fp32 PyTorch chain reached on the data of a result, if the export measured it on them."""
     recorded = manifest.accuracy.get("pytorch", {}).get(str(resolution))
     if recorded is None:
         return None
     result = msgspec.convert(recorded, AccuracyResult)
-    return result if (result.data, result.count) == (data.name, len(data)) else None
+    return result if (result.data, result.count) == (found.data, found.count) else None
 
 
 def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
     """Compare a runtime's raw outputs, at the networks' sizes, with the reference."""
     maps = reference.maps[pipeline.resolution]
     outputs = [_raw_outputs(pipeline, frame) for frame in reference.frames]
-    tolerance = TOLERANCES[pipeline.manifest.precision]
+    tolerance = TOLERANCES.get(pipeline.manifest.precision)
     agreements = tuple(
-        _agreement(
+        agreement(
             role,
             [output[role] for output in outputs],
             [pair[index] for pair in maps],
@@ -262,20 +279,55 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
 
 
 def accuracy_drops(
-    before: AccuracyResult, after: AccuracyResult, kind: Kind, resolution: Resolution
+    before: AccuracyResult,
+    after: AccuracyResult,
+    kind: Kind,
+    resolution: Resolution,
+    max_drop: Mapping[str, float] = LARGEST_DROP_POINTS,
 ) -> list[str]:
     """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
-    drops = []
-    for name, old, new in (
-        ("mask IoU", _iou(before), _iou(after)),
-        ("depth delta1", _delta1(before, kind), _delta1(after, kind)),
-    ):
-        if old is not None and new is not None and 100 * (old - new) > LARGEST_DROP_POINTS:
-            drops.append(
-                f"at {resolution} the {name} fell from {old:.4f} to {new:.4f} (allowed"
-                f" {LARGEST_DROP_POINTS:g} points)"
-            )
-    return drops
+    losses = accuracy_losses(before, after, kind)
+    return [
+        f"at {resolution} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed"
+        f" {max_drop[name]:g})"
+        for name, points in losses.items()
+        if points > max_drop[name]
+    ]
+
+
+_IN_WORDS = {"iou": "mask IoU", "delta1": "depth delta1"}
+
+
+def accuracy_losses(before: AccuracyResult, after: AccuracyResult, kind: Kind) -> dict[str, float]:
+    """Points (1 = 0.01) of `iou` and `delta1` that were lost; what the labels do not allow is left out."""
+    pairs = {
+        "iou": (_iou(before), _iou(after)),
+        "delta1": (_delta1(before, kind), _delta1(after, kind)),
+    }
+    return {
+        name: 100 * (old - new)
+        for name, (old, new) in pairs.items()
+        if old is not None and new is not None
+    }
+
+
+def disagreement(mask: Agreement, depth: Agreement) -> dict[str, float]:
+    """Mean differences: of the mask, and of the depth as a share of the mean depth."""
+    magnitude = max(depth.mean_magnitude, float(np.finfo(np.float32).tiny))
+    return {"mask_mae": mask.mean_error, "depth_abs_rel": depth.mean_error / magnitude}
+
+
+def disagreements(parity: ParityReport, int8: Int8Record | None) -> list[str]:
+    """Where an int8 bundle without labels is further from PyTorch than its budget, in words."""
+    if int8 is None or int8.gate != "agreement":
+        return []
+    found = disagreement(*parity.agreements)
+    return [
+        f"at {parity.resolution} the {name} against PyTorch is {value:.4f} (allowed"
+        f" {int8.budget[name]:g})"
+        for name, value in found.items()
+        if not value <= int8.budget[name]
+    ]
 
 
 def _iou(result: AccuracyResult) -> float | None:
@@ -304,13 +356,18 @@ def _raw_outputs(pipeline: Pipeline, frame_HW3: UInt8Array) -> Tensors:
         ) from error
 
 
-def _agreement(
+def agreement(
     output: str,
     found: Sequence[Any],
     expected: Sequence[FloatArray],
-    tolerance: float,
+    tolerance: float | None,
     frame_names: Sequence[str],
 ) -> Agreement:
+    """Compare an output (1,1,H,W) of several frames with its reference (H,W); see `Agreement`.
+
+    Raises:
+        InputError: it is of another shape.
+    """
     for a, b in zip(found, expected, strict=True):
         if a.shape != (1, 1, *b.shape):
             raise InputError(
@@ -332,4 +389,5 @@ def _agreement(
             for name, (a, _) in zip(frame_names, pairs, strict=True)
             if not np.isfinite(a).all()
         ),
+        mean_magnitude=float(np.abs(values).mean()),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from depthmask.commands.options import (
+    PathType,
     checkpoint_option,
     data_option,
     json_option,
@@ -24,7 +25,7 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from depthmask.bundle import Bundle
+    from depthmask.bundle import Bundle, Int8Record
 
 
 @click.command()
@@ -51,6 +52,24 @@ if TYPE_CHECKING:
 @stage_options
 @resolutions_option
 @click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
+@click.option("--int8", is_flag=True, help="int8 where the budget allows it, calibrated on images.")
+@click.option(
+    "--max-drop",
+    metavar="iou=P,delta1=P",
+    help="What int8 may lose on labelled data, in points (1 = 0.01); 0.5 of each by default.",
+)
+@click.option(
+    "--calibration",
+    type=PathType(),
+    help="Images for int8's ranges; by default shipped photographs.",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(["minmax", "percentile", "entropy"]),
+    default="percentile",
+    show_default=True,
+    help="How int8's ranges follow from the values seen.",
+)
 @click.option(
     "--input",
     "input_kind",
@@ -105,6 +124,10 @@ def command(
     mask_activation: Any,  # noqa: ANN401
     resolutions: tuple[Resolution, ...] | None,
     fp16: bool,
+    int8: bool,
+    max_drop: str | None,
+    calibration: Path | None,
+    calibrator: Any,  # noqa: ANN401
     input_kind: Any,  # noqa: ANN401  (click's choices are the literal's)
     dynamic_batch: bool,
     dynamic_resolution: bool,
@@ -127,6 +150,7 @@ def command(
     Examples:
       dmx export --fp16                                   the shipped lite, ./lite-224-fp16/
       dmx export --preset hu2019 --resolution 64,128 --init 0 --out b/
+      dmx export --int8 --max-drop iou=0.5,delta1=0.5 --calibration photos/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
     """
@@ -137,16 +161,28 @@ def command(
         presets.preset(preset)  # a wrong name is said at once: importing PyTorch takes seconds
     require_torch()
     from depthmask.atomic import check_target
+    from depthmask.export.budget import parse_max_drop
     from depthmask.export.exporter import (
         DEFAULT_RESOLUTION,
         ExportOptions,
         export_chain,
         output_name,
     )
+    from depthmask.export.int8 import Int8Options
     from depthmask.export.rewrite import RewriteOptions
     from depthmask.export.source import fixed_resolution, open_chain
     from depthmask.samples import open_samples
 
+    if fp16 and int8:
+        raise UsageError("a bundle has one precision, but got --fp16 and --int8. Export twice")
+    if not int8 and (max_drop is not None or calibration is not None):
+        raise UsageError("--max-drop and --calibration are of int8. Try them with --int8")
+    int8_options = Int8Options(
+        max_drop=parse_max_drop(max_drop) if max_drop is not None else None,
+        calibrator=calibrator,
+        calibration=open_samples(calibration) if calibration is not None else None,
+        threads=threads,
+    )
     chosen = RewriteOptions(names=rewrites, profile=profile, tune=tune, threads=threads)
     chain, weights = open_chain(
         preset,
@@ -168,7 +204,7 @@ def command(
         )
     options = ExportOptions(
         resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
-        precision="fp16" if fp16 else "fp32",
+        precision="fp16" if fp16 else "int8" if int8 else "fp32",
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -185,6 +221,7 @@ def command(
             dynamic_resolution=dynamic_resolution,
             rewrites=chosen,
             opset=opset,
+            int8=int8_options,
             weights=weights,
             data=samples,
             overwrite=overwrite,
@@ -229,14 +266,16 @@ def _print(bundle: Bundle) -> None:
             f"{graph.gmac:.2f}",
             f"{mask['relative_error']:.1e}",
             f"{depth['relative_error']:.1e}",
-            f"{mask['tolerance']:g}",
+            "-" if mask["tolerance"] is None else f"{mask['tolerance']:g}",
         )
     console.print(table)
     if manifest.fp32_nodes:
         console.print(
-            f"{len(manifest.fp32_nodes)} nodes stay fp32, for their range or for parity; manifest.json"
-            " lists them (fp32_nodes)"
+            f"{len(manifest.fp32_nodes)} nodes stay fp32, for their range, for parity or for the budget;"
+            " manifest.json lists them (fp32_nodes)"
         )
+    if manifest.int8 is not None:
+        _print_int8(manifest.int8)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))
@@ -246,3 +285,22 @@ def _print(bundle: Bundle) -> None:
         " range."
     )
     console.print(f"Next: dmx run {where} --source PHOTO_OR_FOLDER --out out/")
+
+
+def _print_int8(record: Int8Record) -> None:
+    from depthmask.commands.options import console
+
+    for resolution, gains in record.gain.items():
+        speed = ", ".join(
+            f"{gain:.2f} times fp32's speed on {name}" for name, gain in gains.items()
+        )
+        console.print(
+            f"{resolution}: {record.int8_sites[resolution]} of {record.sites[resolution]} convolutions in"
+            f" int8; {speed or 'not timed'}"
+        )
+    if record.slower_at:
+        console.print(
+            f"[yellow]int8 is not faster than fp32 on this machine[/] at {', '.join(record.slower_at)}:"
+            " use the fp32 bundle here"
+        )
+    console.print("tradeoff.svg draws what was tried, tradeoff.json lists it.")

@@ -75,13 +75,13 @@ def command(
     else:
         for parity in report.parities:
             errors = ", ".join(
-                f"{a.output} {a.relative_error:.1e} (allowed {a.tolerance:g})"
+                f"{a.output} {a.relative_error:.1e}"
+                + (f" (allowed {a.tolerance:g})" if a.tolerance is not None else "")
                 for a in parity.agreements
             )
             console.print(f"{parity.resolution} on {parity.runtime}: {errors}")
         for resolution, found in report.accuracies.items():
-            assert samples is not None
-            compared = pytorch_accuracy(opened.manifest, Resolution.parse(resolution), samples)
+            compared = pytorch_accuracy(opened.manifest, Resolution.parse(resolution), found)
             mask_iou = f"mask IoU {found.mask.iou:.4f}" if found.mask else "no masks"
             beside = (
                 "compared with PyTorch's" if compared else "PyTorch's on these data is not known"
