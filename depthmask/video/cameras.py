@@ -17,6 +17,7 @@ from depthmask.video.streams import OpenedStream, StalledError, first_stream, re
 from depthmask.video.v4l2 import describe_camera
 
 _RATE_TOLERANCE = 0.02
+_MODES_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def _offers(device: Path) -> str:
     camera = describe_camera(device)
     if camera is None or not camera.modes:
         return ""
-    return f" It offers: {'; '.join(map(str, camera.modes))}"
+    modes = [str(mode) for mode in camera.modes[:_MODES_NAMED]]
+    more = "; and more, see --list-cameras" * (len(camera.modes) > _MODES_NAMED)
+    return f" It offers: {'; '.join(modes)}{more}"
 
 
 def _descriptors(device: Path) -> set[int]:

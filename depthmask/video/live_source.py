@@ -140,13 +140,15 @@ class LiveSource:
         """The thread: capture, and come back after each loss."""
         try:
             while (why := self._capture_until_lost()) and self._connection is not None:
-                self._opened.close()
-                self._decode_errors += self._opened.damage.damaged
-                self._opened.damage.damaged = 0
+                if self._stopped.is_set():
+                    return
                 if self._lost_s is None:
                     self._lost_s = time.monotonic()
                     self._losses += 1
                     self._tell(lost=True, text=f"{self.name} was lost: {why}")
+                self._decode_errors += self._opened.damage.damaged
+                self._opened.damage.damaged = 0
+                self._opened.close()  # an RTSP server that hangs is waited for here
                 self._reopen(self._connection, why)
         finally:
             self._opened.close()

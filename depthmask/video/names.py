@@ -11,7 +11,7 @@ def without_credentials(url: str) -> str:
 
     All up to the last @ goes, as a password may hold any sign.
     """
-    return re.sub(r"^([\w+.-]+://)(?:.*@)?([^?#]*).*", r"\1\2", url, flags=re.DOTALL)
+    return re.sub(r"^([\w+.-]+:/+)(?:.*@)?([^?#]*).*", r"\1\2", url, flags=re.DOTALL)
 
 
 def file_name_part(name: str) -> str:

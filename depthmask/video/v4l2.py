@@ -16,8 +16,8 @@ _STREAMING = 0x0400_0000
 _OF_THIS_NODE = 0x8000_0000
 _BUFFER_TYPE = 1  # V4L2_BUF_TYPE_VIDEO_CAPTURE
 _DISCRETE = 1
-# By the kernel's four letters: what libavdevice calls the format.
-FORMAT_NAMES = {
+# By the kernel's four letters: what libavdevice calls the format. It can read no others.
+_FORMAT_NAMES = {
     "MJPG": "mjpeg", "JPEG": "mjpeg", "H264": "h264", "HEVC": "hevc",
     "YUYV": "yuyv422", "UYVY": "uyvy422", "YU12": "yuv420p", "YV12": "yvu420p", "NV12": "nv12", "NV21": "nv21",
     "RGB3": "rgb24", "BGR3": "bgr24", "GREY": "gray",
@@ -26,10 +26,10 @@ FORMAT_NAMES = {
 
 @dataclass(frozen=True)
 class CameraMode:
-    """A format and size that a camera offers."""
+    """A format and size that a camera offers, and that we can read."""
 
     format: str
-    """As `--camera-format` takes it; in capital letters where libavdevice does not know it."""
+    """As `--camera-format` takes it."""
     width: int
     height: int
     rates_hz: tuple[float, ...]
@@ -91,7 +91,9 @@ def _modes(descriptor: int) -> Iterator[CameraMode]:
     for fields in _each(descriptor, 2, "III32sII12x", (_BUFFER_TYPE, 0, b"", 0, 0)):
         code = fields[4]
         letters = struct.pack("<I", code).decode("ascii", "replace")
-        name = FORMAT_NAMES.get(letters, letters)
+        name = _FORMAT_NAMES.get(letters)
+        if name is None:
+            continue
         # v4l2_frmsizeenum: index, pixel_format, type, then width and height or a range of them, reserved
         for size in _each(descriptor, 74, "III6I8x", (code, 0, 0, 0, 0, 0, 0, 0)):
             # Of a range: the largest.
