@@ -88,6 +88,8 @@ def command(
       dmx run --source 0
       dmx run --source rtsp://camera/stream --out out.mkv --stats stats.json
     """
+    import cv2
+
     from depthmask.output_files import check_output
     from depthmask.pipeline import Pipeline
     from depthmask.video.sources import open_source
@@ -99,10 +101,14 @@ def command(
     _check_options(views, out, resolutions, source, overwrite=overwrite)
     resolution = resolutions[0] if resolutions else None
     statistics = RunStatistics()
+    # The steps overlap already; OpenCV's own threads would only take the cores from the inference.
+    cv2.setNumThreads(1)
     with open_source(source, camera=arguments.camera(), live=arguments.live()) as opened:
         _check_destination(opened, out)
         with messages.status("opening the bundle"):
-            pipeline = Pipeline.open(bundle, runtime, device, threads, resolution=resolution)
+            pipeline = Pipeline.open(
+                bundle, runtime, device, threads, resolution=resolution, spin=False
+            )
         with pipeline:
             sink = _sink(pipeline, opened, views, out, overwrite=overwrite)
             summary = _run(pipeline, opened, sink, limit, arguments.max_age_ms, statistics)

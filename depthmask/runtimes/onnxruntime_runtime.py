@@ -39,7 +39,12 @@ class OnnxRuntime:
 
 
 def open_runtime(
-    bundle: Bundle, resolution: Resolution, device: str, threads: int | None
+    bundle: Bundle,
+    resolution: Resolution,
+    device: str,
+    threads: int | None,
+    *,
+    spin: bool = True,
 ) -> OnnxRuntime:
     """Open a session on exactly the device asked for; `auto` is CUDA where it works, else the CPU.
 
@@ -55,6 +60,8 @@ def open_runtime(
         device = "cpu" if problem else "cuda"
 
     options = session_options(ort, threads)
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     path = bundle.model_path(resolution)

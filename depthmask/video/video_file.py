@@ -125,10 +125,12 @@ class VideoSink:
         # A key frame each second starts a fragment; with no frames held back little is lost by a kill.
         context.gop_size = max(1, round(self._fps))
         context.max_b_frames = 0
+        context.thread_count = 1  # the other steps have the other cores
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         if codec == "libx264":
-            stream.options = {"preset": "veryfast", "crf": "18", "rc-lookahead": "5"}
+            # `superfast` takes two thirds of the time of `veryfast`, for files a quarter larger.
+            stream.options = {"preset": "superfast", "crf": "18", "rc-lookahead": "5"}
         else:
             context.bit_rate = int(height * width * self._fps * 0.2)
         return stream
