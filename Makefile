@@ -16,7 +16,7 @@ test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainin
 	$(BIN)/python -m pytest -m slow
 
 test-camera:  ## against the V4L2 camera that DEPTHMASK_CAMERA names; unplugs it where the driver is vivid
-	$(BIN)/python -m pytest -m camera tests/depthmask/video
+	$(BIN)/python -m pytest -m camera tests/depthmask/video/test_camera.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
     python3 -I clock_server.py rtsp PORT     # H.264 over RTSP, by gst-rtsp-server: rtsp://127.0.0.1:PORT/cam
     python3 -I clock_server.py raw           # yuv420p frames on standard output, for ffmpeg
 
-Run as a file, by a Python that has Debian's `python3-gi`; so it imports nothing of ours. SIGUSR1 makes the pictures
-stand still while the connection lives, and again makes them go on.
+Run as a file, by a Python that has Debian's `python3-gi`; so it imports nothing of ours. SIGUSR1 makes
+the pictures stand still while the connection lives, and again makes them go on.
 """
 
 from __future__ import annotations

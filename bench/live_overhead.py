@@ -1,9 +1,9 @@
-"""What the live loop costs over the inference alone: the same frames, bare and through `dmx run`'s loop, in turns.
+"""What the live loop costs over the inference alone: the same frames, bare and through the loop, in turns.
 
     python -m depthmask.bench.live_overhead --resolution 224 --rounds 3
 
-`bare` calls the pipeline in a plain loop; `loop` puts frames from memory through the loop into nothing; `video`
-decodes, draws the overlay and writes an mp4. Medians of the time from one frame to the next.
+`bare` calls the pipeline in a plain loop; `loop` puts frames from memory through the loop into nothing;
+`video` decodes, draws the overlay and writes an mp4. Medians of the time from one frame to the next.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -93,7 +94,7 @@ def steps_ms(pipeline: Pipeline, images: list[UInt8Array], clip: Path, way: str)
             VideoSink(target, "overlay", Look(), fps=source.fps, overwrite=True) as sink,
         ):
             run(pipeline, source, sink, on_frame=tick, limit=len(images))
-    return [1000 * (b - a) for a, b in zip(times_s, times_s[1:], strict=False)]
+    return [1000 * (b - a) for a, b in pairwise(times_s)]
 
 
 @click.command()
@@ -134,7 +135,9 @@ def command(
                 "frames": frames,
                 "p50_ms_by_round": found,
                 "over_bare": {
-                    way: [value / bare for value, bare in zip(found[way], found["bare"], strict=True)]
+                    way: [
+                        value / bare for value, bare in zip(found[way], found["bare"], strict=True)
+                    ]
                     for way in ("loop", "video")
                 },
             },

@@ -1,4 +1,4 @@
-"""Minutes of a live source on loopback: how old its frames get, whether it survives losses, whether memory grows.
+"""Minutes of a live source on loopback: its frames' ages, whether it survives losses, the memory it takes.
 
     python -m depthmask.bench.live_soak age --server rtsp --minutes 10
     python -m depthmask.bench.live_soak losses --count 100

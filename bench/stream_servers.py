@@ -28,7 +28,9 @@ _START_S = 10.0
 class StreamServer:
     """One camera at a fixed address; a context manager."""
 
-    def __init__(self, url: str, port: int, start: Callable[[], list[subprocess.Popen[bytes]]]):
+    def __init__(
+        self, url: str, port: int, start: Callable[[], list[subprocess.Popen[bytes]]]
+    ) -> None:
         self.url = url
         self._port = port
         self._start = start
@@ -105,9 +107,7 @@ def rtsp_server() -> StreamServer:
         )
     port = free_port()
     command = [python, "-I", str(_SCRIPT), "rtsp", str(port)]
-    return StreamServer(
-        f"rtsp://127.0.0.1:{port}/cam", port, lambda: [subprocess.Popen(command)]
-    )
+    return StreamServer(f"rtsp://127.0.0.1:{port}/cam", port, lambda: [subprocess.Popen(command)])
 
 
 def mjpeg_server() -> StreamServer:
@@ -118,7 +118,9 @@ def mjpeg_server() -> StreamServer:
     """
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        raise UnavailableError("ffmpeg must be installed, but it is not. Try apt-get install ffmpeg")
+        raise UnavailableError(
+            "ffmpeg must be installed, but it is not. Try apt-get install ffmpeg"
+        )
     port = free_port()
     url = f"http://127.0.0.1:{port}/cam"
     size = f"{clock_server.WIDTH}x{clock_server.HEIGHT}"
@@ -156,7 +158,7 @@ def true_age_ms(image_HW3: UInt8Array) -> float | None:
     made_ms = shown_ms(image_HW3)
     if made_ms is None:
         return None
-    return (1000 * time.monotonic() - made_ms) % 2**clock_server.BITS
+    return (1000 * time.monotonic() - made_ms) % float(2**clock_server.BITS)
 
 
 def free_port() -> int:
@@ -177,6 +179,9 @@ def _listens(port: int) -> bool:
 def _python_with_gi() -> str | None:
     test = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
     for python in (sys.executable, shutil.which("python3", path="/usr/bin")):
-        if python and subprocess.run([python, "-I", "-c", test], capture_output=True).returncode == 0:
+        if (
+            python
+            and subprocess.run([python, "-I", "-c", test], capture_output=True).returncode == 0
+        ):
             return python
     return None

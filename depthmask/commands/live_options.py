@@ -47,7 +47,7 @@ class LiveArguments:
         """
         from depthmask.video.cameras import CameraRequest
 
-        if self.camera_format is self.camera_size is self.camera_fps is None:
+        if not any((self.camera_format, self.camera_size, self.camera_fps)):
             return None
         size = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", self.camera_size or "1x1")
         if size is None:

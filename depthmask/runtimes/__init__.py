@@ -92,8 +92,8 @@ def open_runtime(
 ) -> Runtime:
     """Open a bundle's graph on the runtime and device asked for, and on no other.
 
-    Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a fifth faster
-    beside other work that wants the same cores. (Other runtimes have no such setting.)
+    Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
+    fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
 
     Raises:
         UsageError: there is no runtime or device of that name.

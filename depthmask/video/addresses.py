@@ -74,8 +74,8 @@ def _open(url: str, name: str, open_timeout_s: float, stall_s: float) -> OpenedS
     """Open an address that may be live."""
     is_rtsp = url.lower().startswith("rtsp")
     options = _RTSP_OPTIONS if is_rtsp else _HTTP_OPTIONS
-    # When a read times out, libavformat first hands out the frame that its parser held back, as if it had just come;
-    # only the next read fails.
+    # When a read times out, libavformat first hands out the frame that its parser held back, as if it
+    # had just come; only the next read fails.
     read_timeout_s = stall_s / 2 if is_rtsp else stall_s
     problem: InputError | SourceLostError
     try:

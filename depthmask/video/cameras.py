@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Callable
@@ -41,8 +40,8 @@ def open_camera(
     """Open a V4L2 camera, such as /dev/video0.
 
     Raises:
-        UnavailableError: there is no such camera, it is in use, it does not offer what was asked for, or the system
-            has no V4L2.
+        UnavailableError: there is no such camera, it is in use, it does not offer what was asked for, or
+            the system has no V4L2.
     """
     request, options = request or CameraRequest(), options or LiveOptions()
 
@@ -100,7 +99,9 @@ def _check_granted(opened: OpenedStream, request: CameraRequest, device: Path) -
         request.width,
         request.height,
     ):
-        problems.append(f"{request.width}x{request.height} but gives {stream.width}x{stream.height}")
+        problems.append(
+            f"{request.width}x{request.height} but gives {stream.width}x{stream.height}"
+        )
     wanted_hz, rate_hz = request.rate_hz, opened.fps
     if wanted_hz and rate_hz and abs(rate_hz / wanted_hz - 1) > _RATE_TOLERANCE:
         problems.append(f"{wanted_hz:g} fps but gives {rate_hz:g}")
@@ -121,11 +122,11 @@ def _offers(device: Path) -> str:
 
 
 def _descriptors(device: Path) -> set[int]:
-    """This process's descriptors of the device."""
+    """The descriptors of the device that our process has open."""
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         try:
-            if Path(os.readlink(link)) == device.resolve():
+            if link.readlink() == device.resolve():
                 found.add(int(link.name))
         except OSError:  # closed since it was listed
             continue

@@ -1,4 +1,4 @@
-"""A stream's own timestamps on this machine's clock: when each picture was captured, as well as we can know."""
+"""A stream's timestamps on this machine's clock: when each picture was captured, as far as can be known."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Stamp:
 class SourceClock:
     """Stamps the pictures of one connection in the order of their arrival.
 
-    A stream's timestamps count from anywhere. The picture that arrived soonest after its timestamp shows how the two
-    clocks lie; one that arrives later than that by its timestamp has waited on the way, and is older by so much. So
-    a queue that grows anywhere between the camera and us is seen. The constant part of the way (exposure, encoding,
-    the fastest transfer) cannot be seen from here and is left out.
+    A stream's timestamps count from anywhere. The picture that arrived soonest after its timestamp
+    shows how the two clocks lie; one that arrives later than that by its timestamp has waited on the
+    way, and is older by so much. So a queue that grows anywhere between the camera and us is seen. The
+    constant part of the way (exposure, encoding, the fastest transfer) cannot be seen from here and is
+    left out.
 
     Args:
         starts_at_s: `time_s` of the first picture.

@@ -85,7 +85,8 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in order: every one of photographs and videos, of a camera always the newest. A source
-        that ends early raises SourceLostError after its last one."""
+        that ends early raises SourceLostError after its last one.
+        """
 
     def close(self) -> None:
         """Give the file or device back; closing twice is harmless."""

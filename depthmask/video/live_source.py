@@ -75,9 +75,9 @@ class _Captured:
 class LiveSource:
     """The frames of a camera or live stream; a thread of its own holds the newest one ready.
 
-    Frames that are not taken in time are dropped and counted. A loss (the connection breaks, no picture comes for
-    `stall_s`) leads to new attempts, with pauses that grow to a second, until it is back. Without a `connection` to
-    be opened again, the end is the end.
+    Frames that are not taken in time are dropped and counted. A loss (the connection breaks, no picture
+    comes for `stall_s`) leads to new attempts, with pauses that grow to a second, until it is back.
+    Without a `connection` to be opened again, the end is the end.
     """
 
     kind: SourceKind = "camera"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def without_credentials(url: str) -> str:
-    """The address as it may be shown: without user and password, and without the query, where cameras take them, too.
+    """The address as it may be shown: without user, password and query, where cameras take them, too.
 
     All up to the last @ goes, as a password may hold any sign.
     """

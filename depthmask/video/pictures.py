@@ -1,4 +1,4 @@
-"""From a decoded picture to (H,W,3) uint8 RGB: upright, in full range, by the colour matrix it was coded with."""
+"""From a decoded picture to (H,W,3) uint8 RGB: upright, full range, by the matrix that it was coded with."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
     capture -> predict -> draw -> write
 
-Between two steps is a slot of one frame. From a live source the newest frame replaces the one in the slot, so
-that nothing waits in a queue and the age of what is shown stays bounded. From a file the faster step waits, and
-every frame goes through. The last step is the caller's thread, where windows and Ctrl-C live.
+Between two steps is a slot of one frame. From a live source the newest frame replaces the one in the
+slot, so that nothing waits in a queue and the age of what is shown stays bounded. From a file the
+faster step waits, and every frame goes through. The last step is the caller's thread, where windows and
+Ctrl-C live.
 """
 
 from __future__ import annotations

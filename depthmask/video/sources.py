@@ -26,19 +26,20 @@ def open_source(
 ) -> Source:
     """Open photographs, a video or a live source.
 
-    An image file, folder, glob, video file or named pipe; `-` for a video on standard input; a camera (`0`,
-    /dev/video0, /dev/v4l/by-id/...); rtsp:// or http(s)://; `lavfi:GRAPH` for a test pattern. A digit is a camera;
-    write `./0` for a file of that name. A name that exists is never a glob.
+    An image file, folder, glob, video file or named pipe; `-` for a video on standard input; a camera
+    (`0`, /dev/video0, /dev/v4l/by-id/...); rtsp:// or http(s)://; `lavfi:GRAPH` for a test pattern. A
+    digit is a camera; write `./0` for a file of that name. A name that exists is never a glob.
 
     Raises:
         InputError: the file or folder is missing, empty, or neither image nor video.
-        UnavailableError: there is no such camera, it cannot be opened, or does not offer what `camera` asks for.
+        UnavailableError: there is no such camera, it cannot be opened, or does not offer what `camera` asks
+            for.
         SourceLostError: a network source does not answer.
         UsageError: `camera` is given, but the source is not a camera.
     """
     if camera is not None and not _is_camera(text):
         raise UsageError(
-            f"--camera-format, -size and -fps must go with a camera, but the source is none"
+            "--camera-format, -size and -fps must go with a camera, but the source is none"
         )
     # Streams import PyAV, which photographs do not need.
     if _is_camera(text):

@@ -1,4 +1,4 @@
-"""What is measured while frames run: ages, times of the stages, drops. In steady memory, however long it runs."""
+"""What is measured while frames run: ages, times of the steps, drops; in steady memory."""
 
 from __future__ import annotations
 

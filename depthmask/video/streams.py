@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from depthmask.errors import InputError
@@ -60,7 +62,7 @@ class OpenedStream:
         self.fps = float(rate) if rate else None
         self._stall_s = stall_s
         self._wait = wait
-        self._closing = False
+        self._closing = threading.Event()
         self._reading = threading.Lock()
 
     def pictures(self) -> Iterator[av.VideoFrame]:
@@ -84,19 +86,19 @@ class OpenedStream:
             if self._stall_s is not None and time.monotonic() - last_s > self._stall_s:
                 raise StalledError(f"no picture came for {self._stall_s:g} s")
 
-    def _next(self, packets: Iterator[av.Packet]) -> av.Packet | None:
+    def _next(self, packets: Iterator[Packet[Stream]]) -> Packet[Stream] | None:
         with self._reading:
-            if self._closing:
+            if self._closing.is_set():
                 return None
             if self._wait is not None and self._stall_s is not None:
                 self._wait(self._stall_s)
             packet = next(packets, None)
-        if self._closing:
+        if self._closing.is_set():
             self.close()
             return None
         return packet
 
-    def _decoded(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
+    def _decoded(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
         if packet.stream.index != self.stream.index:
             return
         if packet.is_corrupt:
@@ -116,7 +118,7 @@ class OpenedStream:
 
     def close(self) -> None:
         """Give the file, connection or device back; a read in another thread does it when it returns."""
-        self._closing = True
+        self._closing.set()
         if self._reading.acquire(blocking=False):
             try:
                 self.container.close()

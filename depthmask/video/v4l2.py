@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _CAPTURE = 0x1
 _STREAMING = 0x0400_0000
@@ -19,8 +20,8 @@ _DISCRETE = 1
 # By the kernel's four letters: what libavdevice calls the format. It can read no others.
 _FORMAT_NAMES = {
     "MJPG": "mjpeg", "JPEG": "mjpeg", "H264": "h264", "HEVC": "hevc",
-    "YUYV": "yuyv422", "UYVY": "uyvy422", "YU12": "yuv420p", "YV12": "yvu420p", "NV12": "nv12", "NV21": "nv21",
-    "RGB3": "rgb24", "BGR3": "bgr24", "GREY": "gray",
+    "YUYV": "yuyv422", "UYVY": "uyvy422", "YU12": "yuv420p", "YV12": "yvu420p", "NV12": "nv12",
+    "NV21": "nv21", "RGB3": "rgb24", "BGR3": "bgr24", "GREY": "gray",
 }  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def _rates_hz(descriptor: int, code: int, width: int, height: int) -> tuple[floa
 
 def _each(
     descriptor: int, number: int, layout: str, start: tuple[int | bytes, ...]
-) -> Iterator[tuple]:
+) -> Iterator[tuple[Any, ...]]:
     """The rows of a list that the kernel gives by index, until it says that there are no more."""
     for index in range(256):
         try:
@@ -122,7 +123,7 @@ def _each(
 
 def _ask(
     descriptor: int, direction: str, number: int, layout: str, values: tuple[int | bytes, ...]
-) -> tuple:
+) -> tuple[Any, ...]:
     """One ioctl of V4L2 with a structure, given and returned."""
     size_bytes = struct.calcsize(f"={layout}")
     request = (2 if direction == "R" else 3) << 30 | size_bytes << 16 | ord("V") << 8 | number

@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from depthmask.atomic import umask
@@ -80,7 +80,7 @@ class VideoSink:
         rgb = av.VideoFrame.from_ndarray(_fitted(shown_HW3, *self._size), format="rgb24")
         # In the colours that the stream declares: BT.709, limited range.
         picture = self._reformatter.reformat(
-            rgb, format="yuv420p", dst_colorspace="ITU709", threads=1
+            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, threads=1
         )
         picture.pts = self._tick(frame.time_s)
         picture.time_base = Fraction(1, _CLOCK_HZ)

@@ -70,7 +70,9 @@ class VideoSource:
             lost = error
         self._check_end(index, end_s, lost)
 
-    def _check_end(self, frames: int, end_s: float, lost: av.FFmpegError | StalledError | None) -> None:
+    def _check_end(
+        self, frames: int, end_s: float, lost: av.FFmpegError | StalledError | None
+    ) -> None:
         if frames == 0:
             raise InputError(
                 f"{self.name} must be a video, but none of its pictures can be decoded"

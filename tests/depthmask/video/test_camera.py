@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,14 +84,12 @@ def test_frames_come_as_asked_for_and_young(smallest):
     assert 0 < min(ages_s) < 0.5  # the kernel's own timestamps
 
 
-def test_what_it_does_not_offer_is_an_error(smallest):
-    for request in (
-        CameraRequest(width=123, height=77),
-        CameraRequest(format="no-such-format"),
-        CameraRequest(smallest.format, smallest.width, smallest.height, 997.0),
-    ):
-        with pytest.raises(UnavailableError, match="It offers"):
-            open_source(CAMERA, camera=request)
+@pytest.mark.parametrize(
+    "change", [{"width": 123, "height": 77}, {"format": "no-such-format"}, {"rate_hz": 997.0}]
+)
+def test_what_it_does_not_offer_is_an_error(smallest, change):
+    with pytest.raises(UnavailableError, match="It offers"):
+        open_source(CAMERA, camera=replace(smallest, **change)).close()
 
 
 def test_unplugged_it_is_noticed_and_comes_back(smallest, vivid):
@@ -102,9 +101,7 @@ def test_unplugged_it_is_noticed_and_comes_back(smallest, vivid):
         wait_for(lambda: events, 5)
         assert events[0].lost
         # vivid comes back when the last one has let go of it.
-        for frame in frames:
-            if len(events) == 2:
-                break
+        frame = next(frame for frame in frames if len(events) == 2)
         assert source.counts.losses == 1
         assert frame.image_HW3.shape[1] == smallest.width
 

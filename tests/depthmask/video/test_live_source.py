@@ -59,26 +59,32 @@ def test_it_comes_back_and_counts_on():
 
 def test_it_is_given_up_after_so_many_attempts():
     camera = Camera(failures=99)
-    with live(camera, max_reconnects=2) as source:
-        with pytest.raises(SourceLostError, match="after . frames: it ended; 2 attempts") as lost:
-            list(source)
+    with (
+        live(camera, max_reconnects=2) as source,
+        pytest.raises(SourceLostError, match=r"after \d frames: it ended; 2 attempts") as lost,
+    ):
+        list(source)
     assert camera.attempts == 2
     assert lost.value.exit_code == 5
 
 
 def test_without_reconnects_the_first_loss_ends_it():
     camera = Camera()
-    with live(camera, max_reconnects=0) as source:
-        with pytest.raises(SourceLostError, match=r"was lost after \d frames: it ended$"):
-            list(source)
+    with (
+        live(camera, max_reconnects=0) as source,
+        pytest.raises(SourceLostError, match=r"was lost after \d frames: it ended$"),
+    ):
+        list(source)
     assert camera.attempts == 0
 
 
 def test_opening_without_a_picture_is_no_return():
     """Else a camera that opens and says nothing would be tried for ever."""
-    with live(Camera(frames=0), max_reconnects=2) as source:
-        with pytest.raises(SourceLostError, match="2 attempts"):
-            list(source)
+    with (
+        live(Camera(frames=0), max_reconnects=2) as source,
+        pytest.raises(SourceLostError, match="2 attempts"),
+    ):
+        list(source)
 
 
 def test_a_slow_reader_gets_the_newest():

@@ -325,7 +325,9 @@ def test_named_pipe_and_standard_input(tmp_path, write_video, monkeypatch):
     frames = read_all(pipe)
     assert [frame.name for frame in frames] == [f"pipe_00000{index}" for index in range(6)]
     script = "from depthmask.video.sources import open_source; print(len(list(open_source('-'))))"
-    given = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    given = subprocess.run(
+        [sys.executable, "-c", script], input=data, capture_output=True, check=True
+    )
     assert given.stdout.strip() == b"6"
 
 

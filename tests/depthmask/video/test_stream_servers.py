@@ -1,4 +1,4 @@
-"""Against real servers on loopback: RTSP by gst-rtsp-server, MJPEG by ffmpeg, which skip where not installed."""
+"""Against servers on loopback: RTSP by gst-rtsp-server, MJPEG by ffmpeg. Skipped where not installed."""
 
 from __future__ import annotations
 

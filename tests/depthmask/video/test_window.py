@@ -1,4 +1,4 @@
-"""A real window under Xvfb, looked at from outside and closed by a key. Skipped where Xvfb or xdotool is missing."""
+"""A real window under Xvfb, looked at from outside and closed by a key. Skipped where Xvfb is missing."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Fake:
     manifest = Of(chain=Of(kind="foreground", depth_unit="m"))
     resolution = 64
     def __call__(self, image):
-        mask = np.zeros(image.shape[:2], np.float32)
-        mask[:, image.shape[1] // 2 :] = 1
-        return Prediction(mask, np.linspace(1, 3, image.shape[0], dtype=np.float32)[:, None] * np.ones_like(mask))
+        mask = np.zeros(image.shape[:2], np.float32) mask[:, image.shape[1] // 2 :] = 1 return
+        Prediction(mask, np.linspace(1, 3, image.shape[0], dtype=np.float32)[:, None] *
+        np.ones_like(mask))
     def __enter__(self): return self
     def __exit__(self, *_): pass
 
@@ -71,7 +71,10 @@ def window(display):
 def wait_for_window(process, environment):
     for _ in range(100):
         found = subprocess.run(
-            ["xdotool", "search", "--name", "depthmask"], env=environment, capture_output=True, text=True
+            ["xdotool", "search", "--name", "depthmask"],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         if found.stdout.strip():
             return found.stdout.split()[0]
