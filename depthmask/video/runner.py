@@ -176,14 +176,16 @@ class _Loop:
         """
         statistics = self.statistics
         while (work := self._next(stop)) is not None:
-            if self._is_late(work.frame):
+            if self._is_late(work.frame, "write"):
                 continue
             with statistics.timed("write"):
                 self._write(work)
             statistics.shown(work.frame.captured_s, work.prediction.timings_ms.get("inference"))
             self._note_drops()
             if on_frame is not None:
-                on_frame(work.frame.index + 1)
+                # Photographs that could not be read are behind us, too; dropped frames are nobody's aim.
+                is_image = self._source.kind == "images"
+                on_frame(work.frame.index + 1 if is_image else statistics.frames)
             if statistics.frames == limit or not self._sink.is_open:
                 return
 
@@ -217,7 +219,7 @@ class _Loop:
     def _predict_all(self) -> None:
         frames: Iterable[Frame] = self._source if self._captured is None else self._captured
         for frame in frames:
-            if self._is_late(frame):
+            if self._is_late(frame, "predict"):
                 continue
             with self.statistics.timed("predict"):
                 prediction = self._predict(frame.image_HW3)
@@ -237,11 +239,11 @@ class _Loop:
         else:
             self._sink.write(work.frame, work.prediction)
 
-    def _is_late(self, frame: Frame) -> bool:
+    def _is_late(self, frame: Frame, step: str) -> bool:
         if self._max_age_ms is None or frame.captured_s is None:
             return False
         late = 1000 * (time.monotonic() - frame.captured_s) > self._max_age_ms
-        self.statistics.late += late
+        self.statistics.late[step] += late
         return late
 
     def _note_drops(self) -> None:

@@ -76,7 +76,8 @@ class RunStatistics:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.late = 0
+        self.late = {"predict": 0, "write": 0}
+        """By the step that would have come next."""
         self.handed_over_dropped = 0
         self.source = SourceCounts()
         self.age = Histogram()
@@ -107,7 +108,7 @@ class RunStatistics:
     @property
     def drops(self) -> Drops:
         """Where frames were left out."""
-        return Drops(self.source.dropped, self.handed_over_dropped, self.late)
+        return Drops(self.source.dropped, self.handed_over_dropped, sum(self.late.values()))
 
     @property
     def recent_fps(self) -> float | None:
