@@ -1,7 +1,7 @@
 """A camera on loopback whose pictures show the time: what age a frame really has can be read off it.
 
-    python3 -I clock_server.py rtsp PORT     # H.264 over RTSP, by gst-rtsp-server: rtsp://127.0.0.1:PORT/cam
-    python3 -I clock_server.py raw           # yuv420p frames on standard output, for ffmpeg
+    python3 -I clock_server.py rtsp PORT            # H.264 over RTSP, by gst-rtsp-server: rtsp://127.0.0.1:PORT/cam
+    python3 -I clock_server.py through ffmpeg ...   # yuv420p frames into an encoder's standard input
 
 Run as a file, by a Python that has Debian's `python3-gi`; so it imports nothing of ours. SIGUSR1 makes
 the pictures stand still while the connection lives, and again makes them go on.
@@ -9,7 +9,9 @@ the pictures stand still while the connection lives, and again makes them go on.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -74,15 +76,19 @@ def _serve_rtsp(port: int) -> None:
     from gi.repository import GLib, Gst, GstRtspServer
 
     Gst.init(None)
-    sources: list[Any] = []
+    # Whether each has taken a picture: at first it may not be ready, after that a refusal is its end.
+    sources: dict[Any, bool] = {}
 
     def give(picture: bytes) -> None:
-        for source in list(sources):
-            if source.emit("push-buffer", Gst.Buffer.new_wrapped(picture)) != Gst.FlowReturn.OK:
-                sources.remove(source)
+        for source, began in list(sources.items()):
+            result = source.emit("push-buffer", Gst.Buffer.new_wrapped(picture))
+            if result == Gst.FlowReturn.OK:
+                sources[source] = True
+            elif began:
+                del sources[source]
 
     def configured(factory: object, media: Any) -> None:  # noqa: ANN401
-        sources.append(media.get_element().get_by_name_recurse_up("source"))
+        sources[media.get_element().get_by_name_recurse_up("source")] = False
 
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(_PIPELINE)
@@ -98,19 +104,20 @@ def _serve_rtsp(port: int) -> None:
     GLib.MainLoop().run()
 
 
-def _write_raw() -> None:
-    def give(picture: bytes) -> None:
-        sys.stdout.buffer.write(picture)
-        sys.stdout.buffer.flush()
-
-    try:
-        Ticker().run(give)
-    except BrokenPipeError:
-        sys.exit(0)
+def _serve_through(encoder: list[str]) -> None:
+    """Write pictures into an encoder that serves one viewer, and start it again when that one has left."""
+    ticker = Ticker()
+    while True:
+        process = subprocess.Popen(encoder, stdin=subprocess.PIPE)
+        pipe = process.stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):
+            ticker.run(pipe.write)
+        process.wait()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "rtsp":
         _serve_rtsp(int(sys.argv[2]))
     else:
-        _write_raw()
+        _serve_through(sys.argv[2:])

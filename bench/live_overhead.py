@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 import click
+import cv2
 
 from depthmask.bench.machine import this_machine
 from depthmask.bench.pan_clip import pan_frames, write_pan_clip
@@ -112,19 +113,23 @@ def command(
 ) -> None:
     """Measure `lite`, and print JSON."""
     resolution = resolutions[0] if resolutions else Resolution(224, 224)
+    cv2.setNumThreads(1)  # as `dmx run`
     found: dict[str, list[float]] = {"bare": [], "loop": [], "video": []}
     images = list(pan_frames(frames))
     with (
         tempfile.TemporaryDirectory() as folder,
-        Pipeline.open(None, runtime, "cpu", threads, resolution=resolution) as pipeline,
+        Pipeline.open(None, runtime, "cpu", threads, resolution=resolution) as alone,
+        Pipeline.open(None, runtime, "cpu", threads, resolution=resolution, spin=False) as beside,
     ):
+        pipelines = {"bare": alone, "loop": alone, "video": beside}
         clip = Path(folder) / "clip.mp4"
         write_pan_clip(clip, frames)
-        steps_ms(pipeline, images[:20], clip, "bare")
+        for pipeline in (alone, beside):
+            steps_ms(pipeline, images[:20], clip, "bare")
         for _ in range(rounds):
             for way, medians_ms in found.items():
-                medians_ms.append(median(steps_ms(pipeline, images, clip, way)))
-        name = pipeline.runtime.name
+                medians_ms.append(median(steps_ms(pipelines[way], images, clip, way)))
+        name = alone.runtime.name
     click.echo(
         json.dumps(
             {

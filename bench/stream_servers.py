@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,18 +23,16 @@ from depthmask.frames import UInt8Array
 
 _SCRIPT = Path(clock_server.__file__)
 _START_S = 10.0
+_LISTEN_OR_ESTABLISHED = ("0A", "01")
 
 
 class StreamServer:
-    """One camera at a fixed address; a context manager."""
+    """One camera at a fixed address, a group of processes; a context manager."""
 
-    def __init__(
-        self, url: str, port: int, start: Callable[[], list[subprocess.Popen[bytes]]]
-    ) -> None:
+    def __init__(self, url: str, port: int, command: list[str]) -> None:
         self.url = url
-        self._port = port
-        self._start = start
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._port, self._command = port, command
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it listens.
@@ -42,42 +40,37 @@ class StreamServer:
         Raises:
             UnavailableError: it does not.
         """
-        self._processes = self._start()
+        self._process = subprocess.Popen(self._command, start_new_session=True)
         deadline_s = time.monotonic() + _START_S
         while not _listens(self._port):
-            if time.monotonic() > deadline_s or self._processes[-1].poll() is not None:
+            if time.monotonic() > deadline_s or self._process.poll() is not None:
                 raise UnavailableError(f"the server of {self.url} must start, but it does not")
             time.sleep(0.02)
 
     def kill(self) -> None:
         """As a camera that loses its power: the connection breaks."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.wait()
-        self._processes = []
+        self._signal_all(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+        self._process = None
 
     def freeze(self) -> None:
         """As a camera that hangs: the connection stands, and nothing comes."""
-        self._signal(signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """The end of `freeze`."""
-        self._signal(signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
     def toggle_pictures(self) -> None:
         """Stop the pictures, while the server goes on to answer; or let them go on."""
-        self._processes[0].send_signal(signal.SIGUSR1)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether all of its processes live."""
-        return bool(self._processes) and all(one.poll() is None for one in self._processes)
-
-    def _signal(self, number: int) -> None:
-        for process in self._processes:
+    def _signal_all(self, number: int) -> None:
+        if self._process is not None:
             with suppress(ProcessLookupError):
-                process.send_signal(number)
+                os.killpg(self._process.pid, number)
 
     def __enter__(self) -> Self:
         self.start()
@@ -107,11 +100,11 @@ def rtsp_server() -> StreamServer:
         )
     port = free_port()
     command = [python, "-I", str(_SCRIPT), "rtsp", str(port)]
-    return StreamServer(f"rtsp://127.0.0.1:{port}/cam", port, lambda: [subprocess.Popen(command)])
+    return StreamServer(f"rtsp://127.0.0.1:{port}/cam", port, command)
 
 
 def mjpeg_server() -> StreamServer:
-    """http://127.0.0.1:PORT/cam, for one viewer: when it leaves, the server ends.
+    """http://127.0.0.1:PORT/cam, for one viewer at a time.
 
     Raises:
         UnavailableError: ffmpeg is not installed.
@@ -130,16 +123,7 @@ def mjpeg_server() -> StreamServer:
         "-threads", "1", "-q:v", "4", "-flush_packets", "1", "-f", "mpjpeg", "-listen", "1", url,
     ]  # fmt: skip
 
-    def start() -> list[subprocess.Popen[bytes]]:
-        pictures = subprocess.Popen(
-            [sys.executable, "-I", str(_SCRIPT), "raw"], stdout=subprocess.PIPE
-        )
-        encoder = subprocess.Popen(command, stdin=pictures.stdout)
-        assert pictures.stdout is not None
-        pictures.stdout.close()
-        return [pictures, encoder]
-
-    return StreamServer(url, port, start)
+    return StreamServer(url, port, [sys.executable, "-I", str(_SCRIPT), "through", *command])
 
 
 def shown_ms(image_HW3: UInt8Array) -> int | None:
@@ -169,10 +153,15 @@ def free_port() -> int:
 
 
 def _listens(port: int) -> bool:
-    """Asked of the kernel: to connect would use up a server that serves one viewer."""
+    """Whether a server is at the port, or its one viewer already.
+
+    Asked of the kernel, as to connect would use up a server that serves one viewer.
+    """
     wanted = f"0100007F:{port:04X}"
     rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(row.split()[1] == wanted and row.split()[3] == "0A" for row in rows)
+    return any(
+        row.split()[1] == wanted and row.split()[3] in _LISTEN_OR_ESTABLISHED for row in rows
+    )
 
 
 @cache

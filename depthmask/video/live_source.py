@@ -67,7 +67,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class _Captured:
-    picture: av.VideoFrame
+    picture: av.VideoFrame | UInt8Array
     index: int
     stamp: Stamp
 
@@ -122,16 +122,17 @@ class LiveSource:
         prefix = file_name_part(self.name)
         self._wanted.set()
         for captured in self._slot:
-            image_HW3 = self._converted(captured.picture)
+            image_HW3 = captured.picture
+            if isinstance(image_HW3, av.VideoFrame):
+                image_HW3 = self._converted(self._reader, image_HW3)
             if image_HW3 is not None:
                 stamp = captured.stamp
                 name = f"{prefix}_{captured.index:06d}"
                 yield Frame(image_HW3, name, captured.index, stamp.time_s, stamp.captured_s)
 
-    def _converted(self, picture: av.VideoFrame) -> UInt8Array | None:
-        """Only of frames that are taken, as it costs more than to drop one."""
+    def _converted(self, reader: PictureReader, picture: av.VideoFrame) -> UInt8Array | None:
         try:
-            return self._reader.read(picture)
+            return reader.read(picture)
         except (av.FFmpegError, ValueError):
             self._decode_errors += 1
             return None
@@ -165,6 +166,9 @@ class LiveSource:
 
     def _hand_over(self, opened: OpenedStream) -> None:
         clock: SourceClock | None = None
+        # A raw picture lies in the camera's own memory, which is gone when the camera is closed, and reading
+        # it then kills the process. Others are converted when they are taken: to drop one costs nothing.
+        is_raw, reader = opened.stream.codec_context.name == "rawvideo", PictureReader()
         for picture in opened.pictures():
             arrived_s = time.monotonic()
             if self._stopped.is_set():
@@ -176,9 +180,11 @@ class LiveSource:
                 self._first_s = arrived_s
             if clock is None:
                 clock = SourceClock(arrived_s - self._first_s, same_clock=self._same_clock)
-            stated_s = picture.time if self._has_timestamps else None
-            self._slot.put(_Captured(picture, self._frames, clock.stamp(stated_s, arrived_s)))
-            self._frames += 1
+            stamp = clock.stamp(picture.time if self._has_timestamps else None, arrived_s)
+            held = self._converted(reader, picture) if is_raw else picture
+            if held is not None:
+                self._slot.put(_Captured(held, self._frames, stamp))
+                self._frames += 1
 
     def _came_back(self, now_s: float) -> None:
         """A picture has come: if the source was lost, it is not any more."""

@@ -26,7 +26,9 @@ class PictureReader:
             picture, format="rgb24", src_colorspace=_assumed_matrix(picture), threads=1
         )
         quarter_turns = round(picture.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns), np.uint8)
+        image_HW3 = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns), np.uint8)
+        # Of a picture that is RGB already it may be a view into memory which a camera takes back.
+        return image_HW3.copy() if rgb is picture else image_HW3
 
 
 def _assumed_matrix(picture: av.VideoFrame) -> Colorspace | None:

@@ -295,6 +295,8 @@ def test_address_without_a_server_hides_the_password():
         with pytest.raises(SourceLostError, match="cannot be opened") as error:
             open_source(url)
     assert "secret" not in str(error.value)
+    # Nor in the traceback that --debug shows: PyAV's error holds the address.
+    assert error.value.__context__ is error.value.__cause__ is None
 
 
 @pytest.mark.parametrize(

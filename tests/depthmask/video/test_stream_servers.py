@@ -83,9 +83,8 @@ def test_it_is_noticed_and_comes_back(server, source, events, loss):
     else:
         server.freeze()
     noticed_s = wait_for(lambda: events, 5) - began_s
-    assert noticed_s < STALL_S + 1
-    if loss == "kill" or "http" in server.url:
-        server.kill()  # ffmpeg serves one viewer, and would end now
+    assert noticed_s < STALL_S + 2
+    if loss == "kill":
         server.start()
     else:
         server.thaw()
@@ -94,7 +93,7 @@ def test_it_is_noticed_and_comes_back(server, source, events, loss):
         age_ms = true_age_ms(frame.image_HW3)
         if len(events) == 2 and age_ms is not None and age_ms < 500:
             break
-    assert time.monotonic() - returned_s < 4
+    assert time.monotonic() - returned_s < 8
     assert source.counts.losses == 1
     assert frame.time_s > noticed_s
 

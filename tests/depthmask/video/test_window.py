@@ -29,9 +29,10 @@ class Fake:
     manifest = Of(chain=Of(kind="foreground", depth_unit="m"))
     resolution = 64
     def __call__(self, image):
-        mask = np.zeros(image.shape[:2], np.float32) mask[:, image.shape[1] // 2 :] = 1 return
-        Prediction(mask, np.linspace(1, 3, image.shape[0], dtype=np.float32)[:, None] *
-        np.ones_like(mask))
+        mask = np.zeros(image.shape[:2], np.float32)
+        mask[:, image.shape[1] // 2 :] = 1
+        rows = np.linspace(1, 3, image.shape[0], dtype=np.float32)
+        return Prediction(mask, rows[:, None] * np.ones_like(mask))
     def __enter__(self): return self
     def __exit__(self, *_): pass
 
