@@ -122,9 +122,10 @@ class LiveSource:
         prefix = file_name_part(self.name)
         self._wanted.set()
         for captured in self._slot:
-            image_HW3 = captured.picture
-            if isinstance(image_HW3, av.VideoFrame):
-                image_HW3 = self._converted(self._reader, image_HW3)
+            held = captured.picture
+            image_HW3 = (
+                self._converted(self._reader, held) if isinstance(held, av.VideoFrame) else held
+            )
             if image_HW3 is not None:
                 stamp = captured.stamp
                 name = f"{prefix}_{captured.index:06d}"
@@ -221,8 +222,7 @@ class LiveSource:
         """Stop, and give the camera or connection back."""
         self._stopped.set()
         self._slot.cancel()
-        self._opened.close()
-        # A read that stands still ends by its timeout; the process need not wait for it.
+        # The thread closes it. A read that stands still ends by its timeout; nobody need wait for that.
         self._thread.join(_JOIN_S)
 
     def __enter__(self) -> Self:

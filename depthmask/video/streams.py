@@ -75,8 +75,8 @@ class OpenedStream:
         packets = iter(self.container.demux())
         last_s = time.monotonic()
         begun = False
-        while (packet := self._next(packets)) is not None:
-            for picture in self._decoded(packet):
+        while (decoded := self._next(packets)) is not None:
+            for picture in decoded:
                 if not begun:
                     # What precedes the first key frame of a recording is not a loss.
                     begun, self.damage.damaged = True, 0
@@ -86,39 +86,40 @@ class OpenedStream:
             if self._stall_s is not None and time.monotonic() - last_s > self._stall_s:
                 raise StalledError(f"no picture came for {self._stall_s:g} s")
 
-    def _next(self, packets: Iterator[Packet[Stream]]) -> Packet[Stream] | None:
+    def _next(self, packets: Iterator[Packet[Stream]]) -> list[av.VideoFrame] | None:
+        """What the next packet holds; None at the end."""
         with self._reading:
             if self._closing.is_set():
                 return None
             if self._wait is not None and self._stall_s is not None:
                 self._wait(self._stall_s)
             packet = next(packets, None)
+            decoded = None if packet is None else self._decoded(packet)
         if self._closing.is_set():
             self.close()
             return None
-        return packet
+        return decoded
 
-    def _decoded(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
+    def _decoded(self, packet: Packet[Stream]) -> list[av.VideoFrame]:
         if packet.stream.index != self.stream.index:
-            return
+            return []
         if packet.is_corrupt:
             self.damage.damaged += 1
-            return
+            return []
         self.damage.packets += packet.size > 0
         try:
             decoded = self.stream.decode(packet)
         except av.error.InvalidDataError:
             self.damage.damaged += 1
-            return
-        for picture in decoded:
-            if picture.is_corrupt:
-                self.damage.damaged += 1
-            else:
-                yield picture
+            return []
+        whole = [picture for picture in decoded if not picture.is_corrupt]
+        self.damage.damaged += len(decoded) - len(whole)
+        return whole
 
     def close(self) -> None:
         """Give the file, connection or device back; a read in another thread does it when it returns."""
         self._closing.set()
+        # To close it under a reader would crash the process: libavformat's memory is gone at once.
         if self._reading.acquire(blocking=False):
             try:
                 self.container.close()
