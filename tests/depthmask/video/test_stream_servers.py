@@ -76,7 +76,7 @@ def test_age_stays_bounded_under_a_slow_inference(source):
 @pytest.mark.parametrize("loss", ["kill", "freeze"])
 def test_it_is_noticed_and_comes_back(server, source, events, loss):
     frames = iter(source)
-    assert next(frames).index == 0
+    next(frames)
     began_s = time.monotonic()
     if loss == "kill":
         server.kill()
