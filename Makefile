@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types install clean release-weights bench-weights bench-peers
+.PHONY: demo test test-slow test-camera lint types install clean release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -14,6 +14,9 @@ test: lint types  ## linters, types and the whole suite
 
 test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
 	$(BIN)/python -m pytest -m slow
+
+test-camera:  ## against the V4L2 camera that DEPTHMASK_CAMERA names; unplugs it where the driver is vivid
+	$(BIN)/python -m pytest -m camera tests/depthmask/video/test_camera.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

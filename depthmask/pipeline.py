@@ -60,8 +60,11 @@ class Pipeline:
         *,
         resolution: Resolution | None = None,
         check_files: bool = True,
+        spin: bool = True,
     ) -> Pipeline:
         """Open a bundle (by default the shipped `lite`) on exactly the runtime and device asked for.
+
+        `spin` is off where the frames share the cores with their own reading, drawing and writing.
 
         Raises:
             InputError: there is no such bundle, or it is damaged.
@@ -71,7 +74,9 @@ class Pipeline:
         started = time.perf_counter()
         bundle = open_bundle(path, check_files=check_files)
         chosen = bundle.graph(resolution).resolution
-        opened = open_runtime(bundle, chosen, runtime=runtime, device=device, threads=threads)
+        opened = open_runtime(
+            bundle, chosen, runtime=runtime, device=device, threads=threads, spin=spin
+        )
         return cls(bundle, opened, chosen, 1000 * (time.perf_counter() - started))
 
     @property

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from depthmask.commands import live_options
 from depthmask.commands.options import (
     NameList,
     PathType,
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from depthmask.video.runner import RunSummary
     from depthmask.video.sinks import Sink
     from depthmask.video.sources import Source
+    from depthmask.video.statistics import RunStatistics
+
+# Each refresh takes some milliseconds from the frames.
+_REFRESHES_PER_S = 2
 
 
 @click.command()
@@ -35,8 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--source",
     required=True,
-    metavar="FILE|FOLDER|GLOB|0|URL",
-    help="Photographs, a video, a camera by its number, or an rtsp:// or http:// stream.",
+    metavar="FILE|FOLDER|GLOB|0|URL|-|lavfi:GRAPH",
+    help="Photographs, a video (- is standard input), a camera by its number or /dev path, an rtsp:// or http://"
+    " stream, or a test pattern.",
 )
 @click.option(
     "--view",
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @resolutions_option
+@live_options.live_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
 @json_option
 def command(
@@ -67,6 +74,7 @@ def command(
     resolutions: tuple[Resolution, ...] | None,
     limit: int | None,
     as_json: bool,
+    **live: Any,  # noqa: ANN401  (the fields of LiveArguments)
 ) -> None:
     """Run a bundle (by default the shipped lite) on photographs, a video or a camera.
 
@@ -78,20 +86,38 @@ def command(
       dmx run --source photos/ --out out/
       dmx run lite-224-fp16 --source clip.mp4 --view overlay --out out.mp4
       dmx run --source 0
+      dmx run --source rtsp://camera/stream --out out.mkv --stats stats.json
     """
+    import cv2
+
+    from depthmask.output_files import check_output
     from depthmask.pipeline import Pipeline
     from depthmask.video.sources import open_source
+    from depthmask.video.statistics import RunStatistics
 
+    arguments = live_options.LiveArguments(**live)
+    if arguments.stats is not None:
+        check_output(arguments.stats, overwrite=overwrite)
     _check_options(views, out, resolutions, source, overwrite=overwrite)
     resolution = resolutions[0] if resolutions else None
-    with open_source(source) as opened:
+    statistics = RunStatistics()
+    # The steps overlap already; OpenCV's own threads would only take the cores from the inference.
+    cv2.setNumThreads(1)
+    with open_source(source, camera=arguments.camera(), live=arguments.live()) as opened:
         _check_destination(opened, out)
         with messages.status("opening the bundle"):
-            pipeline = Pipeline.open(bundle, runtime, device, threads, resolution=resolution)
+            pipeline = Pipeline.open(
+                bundle, runtime, device, threads, resolution=resolution, spin=False
+            )
         with pipeline:
             sink = _sink(pipeline, opened, views, out, overwrite=overwrite)
-            summary = _run(pipeline, opened, sink, limit)
-            _report(summary, pipeline, opened, out, as_json=as_json)
+            summary = _run(pipeline, opened, sink, limit, arguments.max_age_ms, statistics)
+            document = _report(summary, pipeline, opened, out, statistics)
+    if arguments.stats is not None:
+        stats = live_options.stats_document(statistics, summary.seconds)
+        live_options.write_stats(arguments.stats, document | stats)
+    if as_json:
+        print_json(document)
     if summary.ended_by is not None:
         raise summary.ended_by
     if summary.unreadable:
@@ -198,7 +224,14 @@ def _sink(
     )
 
 
-def _run(pipeline: Pipeline, source: Source, sink: Sink, limit: int | None) -> RunSummary:
+def _run(
+    pipeline: Pipeline,
+    source: Source,
+    sink: Sink,
+    limit: int | None,
+    max_age_ms: float | None,
+    statistics: RunStatistics,
+) -> RunSummary:
     """Run with a progress bar on stderr."""
     from rich.progress import (
         BarColumn,
@@ -213,14 +246,22 @@ def _run(pipeline: Pipeline, source: Source, sink: Sink, limit: int | None) -> R
 
     total = min(filter(None, (limit, source.count)), default=None)
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with sink, Progress(*columns, console=messages, transient=True) as progress:
-        task = progress.add_task("run", total=total)
+    status = TextColumn("{task.fields[statistics]}")
+    progress = Progress(
+        *columns, status, console=messages, transient=True, refresh_per_second=_REFRESHES_PER_S
+    )
+    shown = _Status(statistics)
+    with live_options.stop_on_signals() as stop, sink, progress:
+        task = progress.add_task("run", total=total, statistics=shown)
         summary = run(
             pipeline,
             source,
             sink,
             limit=limit,
             on_frame=lambda done: progress.update(task, completed=done),
+            max_age_ms=max_age_ms,
+            stop=stop,
+            statistics=statistics,
         )
     for error in summary.unreadable:
         _remark(f"left out: {error}")
@@ -231,32 +272,46 @@ def _run(pipeline: Pipeline, source: Source, sink: Sink, limit: int | None) -> R
     return summary
 
 
+class _Status:
+    """The statistics as a text that is made when it is shown."""
+
+    def __init__(self, statistics: RunStatistics) -> None:
+        self._statistics = statistics
+
+    def __str__(self) -> str:
+        return live_options.status_text(self._statistics)
+
+
 def _report(
-    summary: RunSummary, pipeline: Pipeline, source: Source, out: Path | None, *, as_json: bool
-) -> None:
+    summary: RunSummary,
+    pipeline: Pipeline,
+    source: Source,
+    out: Path | None,
+    statistics: RunStatistics,
+) -> dict[str, Any]:
+    """Say what was done; the same for machines."""
     inference = "" if summary.inference_ms is None else f", inference {summary.inference_ms:.1f} ms"
     _remark(
         f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_s:.1f} per second"
         f"{inference} in the median) on {pipeline.runtime.name} {pipeline.runtime.device} at"
         f" {pipeline.resolution}" + (f": {out}" if out else "")
     )
-    if as_json:
-        print_json(
-            {
-                "source": source.name,
-                "kind": source.kind,
-                "out": str(out) if out else None,
-                "runtime": pipeline.runtime.name,
-                "device": pipeline.runtime.device,
-                "resolution": str(pipeline.resolution),
-                "frames": summary.frames,
-                "seconds": summary.seconds,
-                "frames_per_s": summary.frames_per_s,
-                "inference_median_ms": summary.inference_ms,
-                "unreadable": [str(error) for error in summary.unreadable],
-                "complete": summary.ended_by is None and not summary.unreadable,
-            }
-        )
+    if source.kind == "camera":
+        _remark(live_options.final_text(statistics))
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "out": str(out) if out else None,
+        "runtime": pipeline.runtime.name,
+        "device": pipeline.runtime.device,
+        "resolution": str(pipeline.resolution),
+        "frames": summary.frames,
+        "seconds": summary.seconds,
+        "frames_per_s": summary.frames_per_s,
+        "inference_median_ms": summary.inference_ms,
+        "unreadable": [str(error) for error in summary.unreadable],
+        "complete": summary.ended_by is None and not summary.unreadable,
+    }
 
 
 def _remark(text: str) -> None:

@@ -123,7 +123,12 @@ class OnnxRuntimeOnDevice:
 
 
 def open_runtime(
-    bundle: Bundle, resolution: Resolution, device: str, threads: int | None
+    bundle: Bundle,
+    resolution: Resolution,
+    device: str,
+    threads: int | None,
+    *,
+    spin: bool = True,
 ) -> OnnxRuntime | OnnxRuntimeOnDevice:
     """Open a session on exactly the device asked for; `auto` is CUDA where it works, else the CPU.
 
@@ -139,6 +144,8 @@ def open_runtime(
         device = "cpu" if problem else "cuda"
 
     options = session_options(ort, threads)
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device != "cpu":
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -27,7 +27,9 @@ class Frame:
     index: int
     """Counts from 0 in its source."""
     time_s: float | None = None
-    """Since the source's first frame; None for photographs."""
+    """Since the source's first frame, by the source's own timestamps; None for photographs."""
+    captured_s: float | None = None
+    """`time.monotonic()` of its capture, for its age: see `depthmask.video.clock`. None for photographs."""
 
     def __post_init__(self) -> None:
         image = self.image_HW3
@@ -40,6 +42,18 @@ class Frame:
         height, width = self.image_HW3.shape[:2]
         time = "" if self.time_s is None else f", {self.time_s:.3f} s"
         return f"Frame({self.name!r}, {self.index}, {height}x{width}{time})"
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What a source has to say about itself so far."""
+
+    dropped: int = 0
+    """Frames that came while the one before was not taken yet."""
+    decode_errors: int = 0
+    """Packets and pictures that were damaged, and left out."""
+    losses: int = 0
+    """How often a live source was lost."""
 
 
 class Source(Protocol):
@@ -65,8 +79,14 @@ class Source(Protocol):
     def unreadable(self) -> tuple[InputError, ...]:
         """Photographs that were left out so far, because they could not be read."""
 
+    @property
+    def counts(self) -> SourceCounts:
+        """Drops, damage and losses so far."""
+
     def __iter__(self) -> Iterator[Frame]:
-        """Every frame in order; a source that ends early raises SourceLostError after its last one."""
+        """Frames in order: every one of photographs and videos, of a camera always the newest. A source
+        that ends early raises SourceLostError after its last one.
+        """
 
     def close(self) -> None:
         """Give the file or device back; closing twice is harmless."""

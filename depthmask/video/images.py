@@ -11,7 +11,7 @@ from typing import Self
 
 from depthmask.errors import InputError
 from depthmask.frames import IMAGE_SUFFIXES, read_image
-from depthmask.video.frame import Frame, SourceKind
+from depthmask.video.frame import Frame, SourceCounts, SourceKind
 
 _LABEL = re.compile(r"(.+)\.(mask|depth)\.png", re.IGNORECASE)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
@@ -22,6 +22,7 @@ class ImageSource:
 
     kind: SourceKind = "images"
     fps: float | None = None
+    counts = SourceCounts()
 
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         self.name = name

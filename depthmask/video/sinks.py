@@ -212,10 +212,14 @@ class WindowSink:
         self.is_open = True
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
-        """Show a frame, and look for a key."""
+        """Show a frame."""
         self._range = next_range(self._range, prediction, self._look.kind, STEADY_SHARE)
         shown_HW3 = render(self._view, frame.image_HW3, prediction, self._range, self._look)
         cv2.imshow(self._title, cv2.cvtColor(shown_HW3, cv2.COLOR_RGB2BGR))
+        self.idle()
+
+    def idle(self) -> None:
+        """Look for a key, and keep the window alive while no frame comes."""
         key = cv2.waitKey(1) & 0xFF
         gone = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
         self.is_open = not gone and key not in (ord("q"), 27)

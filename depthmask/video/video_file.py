@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 from av.container import OutputContainer
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from depthmask.atomic import umask
@@ -58,6 +59,8 @@ class VideoSink:
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._range: DepthRange | None = None
+        self._size: tuple[int, ...] | None = None
+        self._reformatter = VideoReformatter()
         self._last_tick = -1
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
@@ -66,16 +69,34 @@ class VideoSink:
         Raises:
             OutputError: the file cannot be written.
         """
+        self.put(self.draw(frame, prediction))
+
+    def draw(self, frame: Frame, prediction: Prediction) -> av.VideoFrame:
+        """A frame's view as the encoder takes it."""
         self._range = next_range(self._range, prediction, self._look.kind, STEADY_SHARE)
         shown_HW3 = render(self._view, frame.image_HW3, prediction, self._range, self._look)
+        if self._size is None:
+            self._size = tuple(side + side % 2 for side in shown_HW3.shape[:2])
+        rgb = av.VideoFrame.from_ndarray(_fitted(shown_HW3, *self._size), format="rgb24")
+        # In the colours that the stream declares: BT.709, limited range.
+        picture = self._reformatter.reformat(
+            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, threads=1
+        )
+        picture.pts = self._tick(frame.time_s)
+        picture.time_base = Fraction(1, _CLOCK_HZ)
+        picture.duration = self._ticks_per_frame
+        return picture
+
+    def put(self, drawn: av.VideoFrame) -> None:
+        """Encode what `draw` made.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         try:
             if self._stream is None:
-                self._stream = self._start(*shown_HW3.shape[:2])
-            picture = _picture(_fitted(shown_HW3, self._stream.height, self._stream.width))
-            picture.pts = self._tick(frame.time_s)
-            picture.time_base = Fraction(1, _CLOCK_HZ)
-            picture.duration = self._ticks_per_frame
-            self._mux(picture)
+                self._stream = self._start(drawn.height, drawn.width)
+            self._mux(drawn)
         except (av.FFmpegError, OSError) as error:
             raise self._not_written(error) from error
 
@@ -97,17 +118,19 @@ class VideoSink:
         rate = Fraction(self._fps).limit_denominator(1001)
         stream = self._container.add_stream(codec, rate=rate)
         assert isinstance(stream, VideoStream)
-        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.height, stream.width = height, width
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, _CLOCK_HZ if codec == "libx264" else 1000)
         # A key frame each second starts a fragment; with no frames held back little is lost by a kill.
         context.gop_size = max(1, round(self._fps))
         context.max_b_frames = 0
+        context.thread_count = 1  # the other steps have the other cores
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         if codec == "libx264":
-            stream.options = {"preset": "veryfast", "crf": "18", "rc-lookahead": "5"}
+            # `superfast` takes two thirds of the time of `veryfast`, for files a quarter larger.
+            stream.options = {"preset": "superfast", "crf": "18", "rc-lookahead": "5"}
         else:
             context.bit_rate = int(height * width * self._fps * 0.2)
         return stream
@@ -179,12 +202,6 @@ def check_video_target(target: Path, *, overwrite: bool) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"{target} cannot be written: {parent} is not a writable folder")
-
-
-def _picture(image_HW3: UInt8Array) -> av.VideoFrame:
-    """In the colours that the stream declares: BT.709, limited range."""
-    rgb = av.VideoFrame.from_ndarray(image_HW3, format="rgb24")
-    return rgb.reformat(format="yuv420p", dst_colorspace="ITU709")
 
 
 def _fitted(image_HW3: UInt8Array, height: int, width: int) -> UInt8Array:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -14,6 +16,7 @@ from depthmask.bundle import SHIPPED_BUNDLE
 from depthmask.cli import main
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline, Prediction
+from depthmask.video import v4l2
 
 
 class FakePipeline:
@@ -280,7 +283,7 @@ def test_options_reach_the_pipeline(run, photos, pipeline, tmp_path):
         "--threads", 2, "--resolution", "64")  # fmt: skip
     ((arguments, options),) = pipeline.opened_with
     assert [str(argument) for argument in arguments] == ["b", "openvino", "cpu", "2"]
-    assert options == {"resolution": Resolution(64, 64)}
+    assert options == {"resolution": Resolution(64, 64), "spin": False}
 
 
 def test_window(run, clip, monkeypatch):
@@ -294,6 +297,76 @@ def test_window(run, clip, monkeypatch):
     result = run("--source", clip)
     assert result.code == 0, result.err
     assert shown == [(48, 64, 3)] * 4
+
+
+def test_statistics_file(run, clip, tmp_path):
+    result = run("--source", clip, "--out", "out.mp4", "--stats", "stats.json", "--json")
+    assert result.code == 0, result.err
+    document = json.loads((tmp_path / "stats.json").read_text("utf-8"))
+    assert document["frames"] == document["age"]["count"] == 20
+    assert document["inference"]["p50_ms"] == 3.0
+    assert set(document["stages"]) == {"predict", "draw", "write"}
+    assert document["dropped"] == {"captured": 0, "handed_over": 0, "late": 0}
+    assert document["losses"] == document["decode_errors"] == 0
+    assert run("--source", clip, "--out", "o.mp4", "--stats", "stats.json").code == 2
+
+
+def test_live_pattern_says_how_old_its_frames_are(run):
+    pattern = "lavfi:testsrc2=size=64x48:rate=50:duration=0.4,realtime"
+    result = run("--source", pattern, "--out", "out.mkv", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["kind"] == "camera"
+    assert "age p50/p95/p99" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--max-age-ms", 100), 2, "must go with a live source"),
+        (("--camera-size", "640x480"), 2, "must go with a camera"),
+        (("--camera-size", "640"), 2, "must be WIDTHxHEIGHT"),
+        (("--stats", "none/stats.json"), 6, "not a writable folder"),
+    ],
+)
+def test_live_options_that_do_not_fit(run, clip, options, code, message):
+    result = run("--source", clip, "--out", "out.mp4", *options)
+    assert result.code == code
+    assert message in result.err
+
+
+def test_cameras_are_listed(run, monkeypatch):
+    modes = (v4l2.CameraMode("mjpeg", 640, 480, (30.0, 15.0)),)
+    found = (
+        v4l2.Camera(Path("/dev/video0"), "A [red] camera", modes),
+        v4l2.Camera(Path("/dev/video2"), "", (), "Permission denied"),
+    )
+    monkeypatch.setattr(v4l2, "list_cameras", lambda: found)
+    result = run("--list-cameras")
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "/dev/video0: A [red] camera",
+        "  mjpeg 640x480 at 30, 15 fps",
+        "/dev/video2: Permission denied",
+    ]
+    monkeypatch.setattr(v4l2, "list_cameras", lambda: ())
+    assert "no camera" in run("--list-cameras").err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_run_and_keep_the_video(run, clip, pipeline, monkeypatch, tmp_path, number):
+    real = FakePipeline.__call__
+
+    def call(self, frame_HW3):
+        if self.calls == 5:
+            signal.raise_signal(number)
+        return real(self, frame_HW3)
+
+    monkeypatch.setattr(FakePipeline, "__call__", call)
+    result = run("--source", clip, "--out", "out.mp4")
+    assert result.code == 130
+    assert "error: interrupted" in result.err
+    assert 1 <= count_frames(tmp_path / "out.mp4") <= 8
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_help_has_an_example(run):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthmask.errors import InputError, SourceLostError, UnavailableError
-from depthmask.video import streams
+from depthmask.errors import InputError, SourceLostError, UnavailableError, UsageError
+from depthmask.video import cameras
 from depthmask.video.images import unique_names
+from depthmask.video.names import without_credentials
 from depthmask.video.sources import Frame, local_paths, open_source
 
 
@@ -271,25 +275,17 @@ def test_absent_camera_names_what_there_is(text):
     assert error.value.exit_code == 4
 
 
-def test_device_that_is_no_camera(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams.sys, "platform", "linux")
+def test_device_that_is_no_camera():
     with pytest.raises(UnavailableError, match="cannot be opened"):
-        streams.open_camera(Path("/dev/null"))
+        cameras.open_camera(Path("/dev/null"))
 
 
-def test_camera_that_ends_was_lost(monkeypatch):
-    """libavfilter's test picture stands in for the device."""
-    real_open = av.open
-    monkeypatch.setattr(
-        streams.av,
-        "open",
-        lambda *_, **__: real_open("testsrc2=size=64x48:rate=20:duration=0.5", format="lavfi"),
-    )
-    with streams.open_camera(Path("/dev/null")) as source:
-        assert source.kind == "camera"
-        frames, error = read_until_lost(source)
-    assert "lost after 10 frames" in str(error)
-    assert frames[-1].name == "null_000009"
+def test_camera_options_need_a_camera(tmp_path, write_video):
+    path = write_video(tmp_path / "clip.mp4", 3)
+    with pytest.raises(UsageError, match="must go with a camera"):
+        open_source(str(path), camera=cameras.CameraRequest(format="mjpeg"))
+    with pytest.raises(UsageError, match="width and height"):
+        cameras.CameraRequest(width=640)
 
 
 def test_address_without_a_server_hides_the_password():
@@ -299,6 +295,70 @@ def test_address_without_a_server_hides_the_password():
         with pytest.raises(SourceLostError, match="cannot be opened") as error:
             open_source(url)
     assert "secret" not in str(error.value)
+    # Nor in the traceback that --debug shows: PyAV's error holds the address.
+    assert error.value.__context__ is error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://host/cam", "rtsp://host/cam"),
+        ("rtsp://user:secret@host:554/cam", "rtsp://host:554/cam"),
+        ("rtsp://user:s@cr/e?t@host/cam", "rtsp://host/cam"),
+        ("http://host/cam?user=me&pwd=secret", "http://host/cam"),
+        ("http://me:secret@host/cam?pwd=sec@ret#x", "http://ret"),
+    ],
+)
+def test_addresses_are_shown_without_what_is_secret(url, shown):
+    assert without_credentials(url) == shown
+
+
+def test_an_unknown_kind_of_address_hides_the_password():
+    with pytest.raises(InputError, match="does not exist") as error:
+        open_source("gopher://user:secret@host/cam")
+    assert "secret" not in str(error.value)
+
+
+def test_named_pipe_and_standard_input(tmp_path, write_video, monkeypatch):
+    data = write_video(tmp_path / "clip.mkv", 6).read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True).start()
+    frames = read_all(pipe)
+    assert [frame.name for frame in frames] == [f"pipe_00000{index}" for index in range(6)]
+    script = "from depthmask.video.sources import open_source; print(len(list(open_source('-'))))"
+    given = subprocess.run(
+        [sys.executable, "-c", script], input=data, capture_output=True, check=True
+    )
+    assert given.stdout.strip() == b"6"
+
+
+def test_size_that_changes_in_mid_stream_is_followed(tmp_path, write_video):
+    parts = [
+        write_video(tmp_path / f"{size[0]}.ts", 4, size=size).read_bytes()
+        for size in ((48, 64), (96, 80))
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with open_source(str(tmp_path / "both.ts")) as source:
+        sizes = [frame.image_HW3.shape[:2] for frame in source]
+    assert list(dict.fromkeys(sizes)) == [(48, 64), (96, 80)]
+
+
+@pytest.mark.parametrize("height", [480, 720])
+def test_colours_of_a_video_that_does_not_name_its_matrix(tmp_path, height):
+    """As players do: BT.601 for small pictures, BT.709 from 720 rows on."""
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = height, 64, "yuv420p"
+        image = np.full((height, 64, 3), (30, 180, 60), np.uint8)
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace="ITU709" if height == 720 else "ITU601"
+        )
+        frame.colorspace = 2
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert np.abs(read_all(path)[0].image_HW3[9, 9].astype(int) - (30, 180, 60)).max() <= 4
 
 
 def test_http_video_and_missing_page(tmp_path, write_video):

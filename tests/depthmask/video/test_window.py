@@ -1,0 +1,129 @@
+"""A real window under Xvfb, looked at from outside and closed by a key. Skipped where Xvfb is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("Xvfb", "xdotool", "ffmpeg"))),
+    reason="Xvfb, xdotool and ffmpeg must be installed (apt-get install xvfb xdotool ffmpeg)",
+)
+PATTERN = "lavfi:smptebars=size=320x240:rate=20,realtime"
+_FAKE = """
+import numpy as np
+from depthmask.cli import main
+from depthmask.pipeline import Pipeline, Prediction
+from types import SimpleNamespace as Of
+
+class Fake:
+    runtime = Of(name="fake", device="cpu")
+    manifest = Of(chain=Of(kind="foreground", depth_unit="m"))
+    resolution = 64
+    def __call__(self, image):
+        mask = np.zeros(image.shape[:2], np.float32)
+        mask[:, image.shape[1] // 2 :] = 1
+        rows = np.linspace(1, 3, image.shape[0], dtype=np.float32)
+        return Prediction(mask, rows[:, None] * np.ones_like(mask))
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+
+Pipeline.open = lambda *_, **__: Fake()
+main()
+"""
+
+
+@pytest.fixture
+def display():
+    """The name of a display of its own."""
+    read, write = os.pipe()
+    options = ["-displayfd", str(write), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(["Xvfb", *options], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as told:
+        number = told.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def window(display):
+    """`dmx run` in a window: the process and the environment."""
+    environment = {**os.environ, "DISPLAY": display, "QT_LOGGING_RULES": "*=false"}
+    environment.pop("WAYLAND_DISPLAY", None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FAKE, "run", "--source", PATTERN],
+        env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    yield process, environment
+    process.kill()
+    process.wait()
+
+
+def wait_for_window(process, environment):
+    for _ in range(100):
+        found = subprocess.run(
+            ["xdotool", "search", "--name", "depthmask"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if found.stdout.strip():
+            return found.stdout.split()[0]
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    pytest.fail("no window came")
+
+
+def screenshot(display):
+    # By the program: PyAV's own x11grab crashed now and then.
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-f",
+        "x11grab",
+        "-video_size",
+        "640x480",
+        "-i",
+        display,
+    ]
+    command += ["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(data, np.uint8).reshape(480, 640, 3).astype(int)
+
+
+def test_window_shows_the_picture_and_closes_by_q(window):
+    process, environment = window
+    identity = wait_for_window(process, environment)
+    for _ in range(50):
+        time.sleep(0.1)
+        shown = screenshot(environment["DISPLAY"])
+        if np.ptp(shown, axis=2).max() > 60:
+            break
+    # Grey outside the mask (the left half), coloured inside.
+    coloured = np.ptp(shown, axis=2) > 60
+    columns = np.flatnonzero(coloured.any(axis=0))
+    assert 60 < np.ptp(columns) < 400
+    subprocess.run(["xdotool", "key", "--window", identity, "q"], env=environment, check=True)
+    _, messages = process.communicate(timeout=10)
+    assert process.returncode == 0, messages
+    assert "age p50/p95/p99" in messages
+
+
+def test_sigterm_ends_the_window_cleanly(window):
+    process, environment = window
+    wait_for_window(process, environment)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=10)
+    assert process.returncode == 130, messages
+    assert "frames in" in messages
