@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,13 @@ class HttpAddress:
                 f"an address to listen on must be http://HOST:PORT/, but got {text}. Try"
                 " http://127.0.0.1:8090/"
             )
-        return cls((found[1] or found[2]).lower(), int(found[3]))
+        host, port = (found[1] or found[2]).lower(), int(found[3])
+        if host not in _LOOPBACK:
+            raise UsageError(
+                "an address to listen on must be this machine's own, 127.0.0.1, localhost or [::1], but got"
+                f" {host}. To look from elsewhere, try ssh -L {port}:127.0.0.1:{port}"
+            )
+        return cls(host, port)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -156,7 +163,9 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """A client that went away is no error of ours."""
+        """A client that went away, or stopped reading, is no error of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _server(address: HttpAddress, newest: _Newest) -> _Server:
