@@ -23,7 +23,7 @@ def levels(share_HW: FloatArray) -> UInt8Array:
 
 
 def blend(inside_HW3: UInt8Array, outside_HW3: UInt8Array, share_HW: UInt8Array) -> UInt8Array:
-    """share * inside + (1 - share) * outside, with the share in 0 to 255; right to one level."""
+    """Share * inside + (1 - share) * outside, with the share in 0 to 255; right to one level."""
     share_HW3 = cv2.cvtColor(share_HW, cv2.COLOR_GRAY2RGB)
     mixed_HW3 = cv2.multiply(inside_HW3, share_HW3, scale=1 / 255)
     # In place: fresh memory costs more than the sums.
@@ -33,7 +33,7 @@ def blend(inside_HW3: UInt8Array, outside_HW3: UInt8Array, share_HW: UInt8Array)
 
 
 def dimmed(image_HW3: UInt8Array, light_HW: UInt8Array) -> UInt8Array:
-    """image * light / 255, in place."""
+    """Multiply an image by light / 255, in place."""
     return rgb(
         cv2.multiply(image_HW3, cv2.cvtColor(light_HW, cv2.COLOR_GRAY2RGB), image_HW3, 1 / 255)
     )

@@ -9,7 +9,8 @@ change between the frames, 0 where it did, and there the new value is shown at o
 behind what moves. Where it stands still, a sudden change of the maps is shown to 63 % after T, and
 a steady one T late.
 
-Whether the picture changed is judged on means over 4x4 pixels, in which the noise of cameras and codecs is a quarter.
+Whether the picture changed is judged on means over 4x4 pixels, in which the noise of cameras and codecs
+is a quarter.
 """
 
 from __future__ import annotations

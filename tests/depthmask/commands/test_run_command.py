@@ -269,7 +269,9 @@ def test_cutout_of_a_video_is_on_green_unless_told_otherwise(run, clip, tmp_path
 
 def test_photo_on_another_picture(run, photos, tmp_path):
     Image.new("RGB", (30, 30), (1, 2, 3)).save(tmp_path / "beach.png")
-    result = run("--source", photos, "--view", "cutout", "--background", "beach.png", "--out", "out")
+    result = run(
+        "--source", photos, "--view", "cutout", "--background", "beach.png", "--out", "out"
+    )
     assert result.code == 0, result.err
     shown = np.asarray(Image.open(tmp_path / "out" / "ç.cutout.png"))
     assert shown[5, 5].tolist() == [1, 2, 3]
@@ -367,7 +369,11 @@ def test_port_in_use_is_one_line(run, clip):
         (("--source", "clip.mp4", "--out", "http://0.0.0.0:8090/"), 2, "this machine's own"),
         (("--source", "clip.mp4", "--out", "http://127.0.0.1/"), 2, "http://HOST:PORT/"),
         (("--source", "my photos", "--out", "http://127.0.0.1:1/"), 2, "a folder for photographs"),
-        (("--source", "clip.mp4", "--out", "o", "--background", "#fff000"), 2, "with --view cutout"),
+        (
+            ("--source", "clip.mp4", "--out", "o", "--background", "#fff000"),
+            2,
+            "with --view cutout",
+        ),
         (
             ("--source", "clip.mp4", "--out", "o", "--view", "cutout", "--background", "clip.mp4"),
             3,
@@ -384,7 +390,16 @@ def test_port_in_use_is_one_line(run, clip):
             "hexadecimal",
         ),
         (
-            ("--source", "clip.mp4", "--out", "o.mp4", "--view", "cutout", "--background", "transparent"),
+            (
+                "--source",
+                "clip.mp4",
+                "--out",
+                "o.mp4",
+                "--view",
+                "cutout",
+                "--background",
+                "transparent",
+            ),
             2,
             "only PNG files can be transparent",
         ),

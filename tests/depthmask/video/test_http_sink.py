@@ -128,6 +128,8 @@ def test_addresses_that_are_refused(text):
         HttpAddress.parse(text)
 
 
-@pytest.mark.parametrize("text", ["http://127.0.0.1:8090", "http://localhost:8090/", "http://[::1]:8090/"])
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:8090", "http://localhost:8090/", "http://[::1]:8090/"]
+)
 def test_addresses_of_this_machine(text):
     assert str(HttpAddress.parse(text)) == text.rstrip("/") + "/"

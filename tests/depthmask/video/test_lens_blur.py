@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_blur_grows_with_the_distance_from_the_subject():
         frame_HW3, mask_HW, depth_HW = scene(depth)
         shown = blurred_background(frame_HW3, mask_HW, depth_HW, NEAR, "foreground", "m")
         contrasts.append(contrast(shown))
-    assert all(nearer > farther for nearer, farther in zip(contrasts, contrasts[1:], strict=False))
+    assert all(nearer > farther for nearer, farther in itertools.pairwise(contrasts))
 
 
 def test_circle_of_confusion():

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,17 +100,19 @@ def test_reader_that_goes_away_ends_the_run_quietly():
     process.stderr.close()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_is_an_output_error(tmp_path):
     (tmp_path / "out.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match="No space left"), LinesSink(
-        tmp_path / "out.jsonl", METRES
-    ) as sink:
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        LinesSink(tmp_path / "out.jsonl", METRES) as sink,
+    ):
         sink.write(frame(), boxed())
 
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"), LinesSink(
-        tmp_path / "none" / "out.jsonl", METRES
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        LinesSink(tmp_path / "none" / "out.jsonl", METRES),
     ):
         pass
