@@ -24,8 +24,8 @@ def map_options(command: Command) -> Command:
                 type=click.FloatRange(min=0, min_open=True),
                 metavar="T",
                 help="Average mask and depth over time where the picture stands still, with the time constant"
-                " T. Less flicker, but what changes only slowly shows about T late; what moves is not delayed."
-                " 100 is a start. Off by default.",
+                " T. Less flicker, but what changes only slowly shows about T late; what moves is not"
+                " delayed. 100 is a start. Off by default.",
             ),
             click.option(
                 "--skip-identical",

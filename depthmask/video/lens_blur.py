@@ -85,7 +85,7 @@ def _blurred(image_hw3: UInt8Array, weight_hw: FloatArray, radius_hw: FloatArray
     # Light adds up, and not the levels on a screen, which are about its square root.
     light_hw3 = np.square(image_hw3.astype(np.float32))
     beyond_hw3 = average_within(light_hw3, weight_hw, _REACH_PX)
-    steps = []
+    steps: list[FloatArray] = []
     for kernel in reversed(_DISCS):
         beyond_hw3 = blur_within(light_hw3, weight_hw, kernel, beyond_hw3)
         steps.insert(0, beyond_hw3)
