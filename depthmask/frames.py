@@ -115,12 +115,12 @@ def read_rgba(path: Path) -> UInt8Array:
 
 
 def write_png(path: Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write (H,W) grey or (H,W,3) RGB, 8 or 16 bit.
+    """Write (H,W) grey, (H,W,3) RGB or (H,W,4) RGBA, 8 or 16 bit.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    bgr = image[:, :, ::-1] if image.ndim == 3 else image
+    bgr = image[:, :, [2, 1, 0, 3][: image.shape[2]]] if image.ndim == 3 else image
     encoded, data = cv2.imencode(".png", bgr)
     if not encoded:
         raise OutputError(f"{path} could not be encoded as PNG: {image.shape} {image.dtype}")

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands import live_options
+from depthmask.commands import live_options, map_options, run_outputs
 from depthmask.commands.options import (
-    NameList,
     PathType,
     device_option,
     json_option,
     messages,
-    out_option,
     overwrite_option,
     print_json,
     resolutions_option,
@@ -22,11 +20,11 @@ from depthmask.commands.options import (
     threads_option,
 )
 from depthmask.errors import InputError, UsageError
-from depthmask.frames import IMAGE_SUFFIXES, Resolution
+from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.pipeline import Pipeline
-    from depthmask.video.runner import RunSummary
+    from depthmask.video.runner import Predictor, RunSummary
     from depthmask.video.sinks import Sink
     from depthmask.video.sources import Source
     from depthmask.video.statistics import RunStatistics
@@ -44,21 +42,13 @@ _REFRESHES_PER_S = 2
     help="Photographs, a video (- is standard input), a camera by its number or /dev path, an rtsp:// or http://"
     " stream, or a test pattern.",
 )
-@click.option(
-    "--view",
-    "views",
-    type=NameList(),
-    help="overlay, mask, depth or side, with commas for several in a folder. By default overlay, mask and"
-    " depth for a folder, overlay for a video.",
-)
-@out_option(
-    "A folder for PNG files, or a .mp4 or .mkv file. Without it a video is shown in a window."
-)
+@run_outputs.output_options
 @overwrite_option
 @runtime_option
 @device_option
 @threads_option
 @resolutions_option
+@map_options.map_options
 @live_options.live_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
 @json_option
@@ -66,12 +56,15 @@ def command(
     bundle: Path | None,
     source: str,
     views: tuple[str, ...] | None,
-    out: Path | None,
+    background: str | None,
+    out: str | None,
     overwrite: bool,
     runtime: str,
     device: str,
     threads: int | None,
     resolutions: tuple[Resolution, ...] | None,
+    smooth_ms: float | None,
+    skip_identical: bool,
     limit: int | None,
     as_json: bool,
     **live: Any,  # noqa: ANN401  (the fields of LiveArguments)
@@ -79,7 +72,7 @@ def command(
     """Run a bundle (by default the shipped lite) on photographs, a video or a camera.
 
     A folder gets NAME.overlay.png, NAME.mask.png (8 bit) and NAME.depth.png (16 bit; scale and unit
-    in depth.json), at the photo's size. Ctrl-C keeps what a video has so far.
+    in depth.json), at the photo's size. Ctrl-C keeps what a video has so far. docs/views.md shows each view.
 
     \b
     Examples:
@@ -87,31 +80,44 @@ def command(
       dmx run lite-224-fp16 --source clip.mp4 --view overlay --out out.mp4
       dmx run --source 0
       dmx run --source rtsp://camera/stream --out out.mkv --stats stats.json
+      dmx run --source clip.mp4 --view blur --smooth-ms 100 --out out.mp4
+      dmx run --source photos/ --view cutout --background beach.jpg --out out/
+      dmx run --source 0 --view depth --out http://127.0.0.1:8090/
+      dmx run --source clip.mp4 --out - | jq .mask.area
     """
     import cv2
 
     from depthmask.output_files import check_output
     from depthmask.pipeline import Pipeline
+    from depthmask.video.skipping import SkippingIdentical
     from depthmask.video.sources import open_source
     from depthmask.video.statistics import RunStatistics
 
     arguments = live_options.LiveArguments(**live)
     if arguments.stats is not None:
         check_output(arguments.stats, overwrite=overwrite)
-    _check_options(views, out, resolutions, source, overwrite=overwrite)
+    _check_options(resolutions, out, as_json=as_json)
+    output = run_outputs.check_output(source, out, views, background, overwrite=overwrite)
     resolution = resolutions[0] if resolutions else None
     statistics = RunStatistics()
     # The steps overlap already; OpenCV's own threads would only take the cores from the inference.
     cv2.setNumThreads(1)
     with open_source(source, camera=arguments.camera(), live=arguments.live()) as opened:
-        _check_destination(opened, out)
+        run_outputs.check_source(opened, output)
+        map_options.check_map_options(opened, smooth_ms, skip_identical=skip_identical)
         with messages.status("opening the bundle"):
             pipeline = Pipeline.open(
                 bundle, runtime, device, threads, resolution=resolution, spin=False
             )
         with pipeline:
-            sink = _sink(pipeline, opened, views, out, overwrite=overwrite)
-            summary = _run(pipeline, opened, sink, limit, arguments.max_age_ms, statistics)
+            chain = pipeline.manifest.chain
+            sink = run_outputs.make_sink(chain, opened, output, overwrite=overwrite)
+            predict = SkippingIdentical(pipeline) if skip_identical else pipeline
+            summary = _run(
+                predict, opened, sink, limit, smooth_ms, arguments.max_age_ms, statistics
+            )
+            if isinstance(predict, SkippingIdentical):
+                _remark(f"{predict.skipped} frames were identical to the one before")
             document = _report(summary, pipeline, opened, out, statistics)
     if arguments.stats is not None:
         stats = live_options.stats_document(statistics, summary.seconds)
@@ -127,108 +133,23 @@ def command(
 
 
 def _check_options(
-    views: tuple[str, ...] | None,
-    out: Path | None,
-    resolutions: tuple[Resolution, ...] | None,
-    source: str,
-    *,
-    overwrite: bool,
+    resolutions: tuple[Resolution, ...] | None, out: str | None, *, as_json: bool
 ) -> None:
     """What can be refused before anything is opened."""
-    from depthmask.video.overlay import VIEWS
-    from depthmask.video.sinks import check_folder
-    from depthmask.video.video_file import VIDEO_SUFFIXES, check_video_target
-
-    unknown = [view for view in views or () if view not in VIEWS]
-    if unknown or views == ():
-        raise UsageError(
-            f"--view must be one or several of {', '.join(VIEWS)}, but got {','.join(unknown) or 'none'}"
-        )
     if resolutions and len(resolutions) > 1:
         raise UsageError(f"--resolution must be one here, but got {len(resolutions)}")
-    if out is None:
-        _check_one_view(views, "a window")
-    elif out.suffix.lower() in VIDEO_SUFFIXES:
-        _check_one_view(views, f"a {out.suffix} file")
-        _check_apart(source, out)
-        check_video_target(out, overwrite=overwrite)
-    elif out.suffix.lower() in IMAGE_SUFFIXES | {".avi", ".webm", ".gif"}:
+    if out == "-" and as_json:
         raise UsageError(
-            f"--out must be a folder, or a file that ends in {', '.join(sorted(VIDEO_SUFFIXES))}, but"
-            f" got {out}"
+            "--json must not go with --out -, as both print on stdout. Try --out out.jsonl"
         )
-    else:
-        _check_apart(source, out)
-        check_folder(out, overwrite=overwrite)
-
-
-def _check_one_view(views: tuple[str, ...] | None, where: str) -> None:
-    if views is not None and len(views) > 1:
-        raise UsageError(
-            f"--view must be one for {where}, but got {','.join(views)}. Try --view side, or a folder"
-        )
-
-
-def _check_apart(source: str, out: Path) -> None:
-    """The output must not replace the source."""
-    from depthmask.video.sources import local_paths
-
-    target = out.resolve()
-    for origin in (path.resolve() for path in local_paths(source)):
-        if origin == target or target in origin.parents:
-            raise UsageError(
-                f"--out must not replace the source {source}, but got {out}. Try another --out"
-            )
-
-
-def _check_destination(source: Source, out: Path | None) -> None:
-    """What depends on the source's kind, before the bundle is opened."""
-    from depthmask.video.sinks import has_display
-    from depthmask.video.video_file import VIDEO_SUFFIXES
-
-    if source.kind == "images":
-        if out is None:
-            raise UsageError("--out must be given for photographs. Try --out out/")
-        if out.suffix.lower() in VIDEO_SUFFIXES:
-            raise UsageError(
-                f"--out must be a folder for photographs, but got {out}. Try --out out/"
-            )
-    elif out is None and not has_display():
-        raise UsageError(
-            "--out must be given, as there is no display for a window. Try --out out.mp4"
-        )
-
-
-def _sink(
-    pipeline: Pipeline,
-    source: Source,
-    views: tuple[str, ...] | None,
-    out: Path | None,
-    *,
-    overwrite: bool,
-) -> Sink:
-    from depthmask.video.overlay import Look
-    from depthmask.video.sinks import STEADY_SHARE, FolderSink, WindowSink
-    from depthmask.video.video_file import VIDEO_SUFFIXES, VideoSink
-
-    chain = pipeline.manifest.chain
-    look = Look(kind=chain.kind, depth_unit=chain.depth_unit)
-    if out is None:
-        return WindowSink((views or ("overlay",))[0], look, f"depthmask: {source.name}")
-    if out.suffix.lower() in VIDEO_SUFFIXES:
-        view = (views or ("overlay",))[0]
-        return VideoSink(out, view, look, fps=source.fps, overwrite=overwrite)
-    share = 1.0 if source.kind == "images" else STEADY_SHARE
-    return FolderSink(
-        out, views or ("overlay", "mask", "depth"), look, overwrite=overwrite, share=share
-    )
 
 
 def _run(
-    pipeline: Pipeline,
+    predict: Predictor,
     source: Source,
     sink: Sink,
     limit: int | None,
+    smooth_ms: float | None,
     max_age_ms: float | None,
     statistics: RunStatistics,
 ) -> RunSummary:
@@ -243,20 +164,21 @@ def _run(
 
     from depthmask.video.runner import run
     from depthmask.video.sinks import FolderSink
+    from depthmask.video.smoothing import SmoothedSink
 
+    shown = SmoothedSink(sink, smooth_ms) if smooth_ms else sink
     total = min(filter(None, (limit, source.count)), default=None)
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     status = TextColumn("{task.fields[statistics]}")
     progress = Progress(
         *columns, status, console=messages, transient=True, refresh_per_second=_REFRESHES_PER_S
     )
-    shown = _Status(statistics)
-    with live_options.stop_on_signals() as stop, sink, progress:
-        task = progress.add_task("run", total=total, statistics=shown)
+    with live_options.stop_on_signals() as stop, shown, progress:
+        task = progress.add_task("run", total=total, statistics=_Status(statistics))
         summary = run(
-            pipeline,
+            predict,
             source,
-            sink,
+            shown,
             limit=limit,
             on_frame=lambda done: progress.update(task, completed=done),
             max_age_ms=max_age_ms,
@@ -286,7 +208,7 @@ def _report(
     summary: RunSummary,
     pipeline: Pipeline,
     source: Source,
-    out: Path | None,
+    out: str | None,
     statistics: RunStatistics,
 ) -> dict[str, Any]:
     """Say what was done; the same for machines."""
@@ -301,7 +223,7 @@ def _report(
     return {
         "source": source.name,
         "kind": source.kind,
-        "out": str(out) if out else None,
+        "out": out,
         "runtime": pipeline.runtime.name,
         "device": pipeline.runtime.device,
         "resolution": str(pipeline.resolution),

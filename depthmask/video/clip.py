@@ -11,7 +11,7 @@ import numpy as np
 from depthmask.errors import InputError, SourceLostError
 from depthmask.frames import UInt8Array
 from depthmask.samples import LabelledSample
-from depthmask.video.streams import open_video
+from depthmask.video.video_source import open_video
 
 CLIP_FRAMES = 300
 """So many frames are used where nothing else is said: 10 s at 30 a second."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,113 @@ def test_interrupt_before_the_first_frame_keeps_the_old_video(run, clip, pipelin
     assert names(tmp_path) == ["clip.mp4", "out.mp4"]
 
 
+def test_video_to_a_folder_of_16_bit_depth(run, clip, tmp_path):
+    result = run("--source", clip, "--view", "depth,side,cutout", "--out", "out", "--limit", 2)
+    assert result.code == 0, result.err
+    out = tmp_path / "out"
+    assert names(out) == [
+        *(f"clip_00000{index}.{view}.png" for index in (0, 1) for view in ("cutout", "depth", "side")),
+        "depth.json",
+    ]  # fmt: skip
+    depth = cv2.imread(str(out / "clip_000001.depth.png"), cv2.IMREAD_UNCHANGED)
+    document = json.loads((out / "depth.json").read_text())
+    with av.open(str(clip)) as container:
+        second = list(container.decode(video=0))[1].to_ndarray(format="rgb24")
+    assert depth.dtype == np.uint16
+    assert np.abs(depth * document["scale"] - second.mean(2) / 100).max() <= document["scale"]
+    cutout = cv2.imread(str(out / "clip_000000.cutout.png"), cv2.IMREAD_UNCHANGED)
+    assert cutout.shape == (48, 64, 4)  # transparent
+    assert (cutout[:24, :, 3] == 0).all()
+    assert (cutout[24:, :, 3] == 255).all()
+
+
+def test_lines_of_a_video(run, clip, tmp_path):
+    assert run("--source", clip, "--out", "out.jsonl").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(20))
+    assert lines[3]["time_s"] == pytest.approx(0.3)
+    assert lines[3]["mask"] == {"area": 0.5, "box": [0, 24, 64, 48]}
+    assert lines[3]["timings_ms"] == {"inference": 3.0}
+
+
+def test_lines_on_standard_output(run, photos):
+    result = run("--source", photos, "--out", "-")
+    assert [json.loads(line)["name"] for line in result.out.splitlines()] == ["a b", "ç"]
+    assert "2 frames" in result.err
+
+
+def test_cutout_of_a_video_is_on_green_unless_told_otherwise(run, clip, tmp_path):
+    assert run("--source", clip, "--view", "cutout", "--out", "green.mp4").code == 0
+    background = ("--background", "#0000ff")
+    assert run("--source", clip, "--view", "cutout", *background, "--out", "blue.mp4").code == 0
+    for name, channel in (("green.mp4", 1), ("blue.mp4", 2)):
+        with av.open(str(tmp_path / name)) as container:
+            shown = next(container.decode(video=0)).to_ndarray(format="rgb24")
+        assert shown[8, 30, channel] > 230
+        assert np.delete(shown[8, 30], channel).max() < 25
+
+
+def test_photo_on_another_picture(run, photos, tmp_path):
+    Image.new("RGB", (30, 30), (1, 2, 3)).save(tmp_path / "beach.png")
+    result = run(
+        "--source", photos, "--view", "cutout", "--background", "beach.png", "--out", "out"
+    )
+    assert result.code == 0, result.err
+    shown = np.asarray(Image.open(tmp_path / "out" / "ç.cutout.png"))
+    assert shown[5, 5].tolist() == [1, 2, 3]
+    assert shown[45, 5].tolist() == [200, 200, 200]
+
+
+@pytest.fixture
+def still_clip(tmp_path):
+    """Lossless, so that equal frames stay equal: 1 2 2 2 3."""
+    path = tmp_path / "still.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
+        for index, level in enumerate((50, 90, 90, 90, 200)):
+            image = np.full((48, 64, 3), level, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_skip_identical_gives_the_same_with_less_work(run, still_clip, pipeline, tmp_path):
+    view = ("--source", still_clip, "--view", "depth,mask")
+    assert run(*view, "--out", "all").code == 0
+    assert pipeline.calls == 5
+    result = run(*view, "--out", "fewer", "--skip-identical")
+    assert result.code == 0, result.err
+    assert pipeline.calls == 5 + 3
+    assert "2 frames were identical" in result.err
+    for path in (tmp_path / "all").iterdir():
+        assert path.read_bytes() == (tmp_path / "fewer" / path.name).read_bytes()
+
+
+def test_smoothing_is_off_unless_asked_for(run, still_clip, tmp_path):
+    def depths(*options):
+        assert run("--source", still_clip, *options, "--out", "o.jsonl", "--overwrite").code == 0
+        lines = (tmp_path / "o.jsonl").read_text().splitlines()
+        return [json.loads(line)["depth"]["median"] for line in lines]
+
+    assert depths() == [0.5, 0.9, 0.9, 0.9, 2.0]
+    # The picture jumps where the depth does, so that nothing is late.
+    assert depths("--smooth-ms", 1000) == pytest.approx([0.5, 0.9, 0.9, 0.9, 2.0])
+
+
+def test_port_in_use_is_one_line(run, clip):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("--source", clip, "--out", f"http://127.0.0.1:{port}/")
+    assert result.code == 6
+    assert len([line for line in result.err.splitlines() if line.startswith("error: ")]) == 1
+    assert f"http://127.0.0.1:{port}/ cannot be listened on" in result.err
+
+
 # What is refused, before the bundle is opened
 
 
@@ -257,6 +365,50 @@ def test_interrupt_before_the_first_frame_keeps_the_old_video(run, clip, pipelin
         (("--source", "there", "--out", "o"), 3, "must hold images"),
         (("--source", "97", "--out", "o"), 4, "/dev/video97"),
         (("--out", "o"), 2, "--source"),
+        (("--source", "clip.mp4", "--out", "o.json"), 2, "or .jsonl, but got o.json"),
+        (("--source", "clip.mp4", "--out", "o.jsonl", "--view", "mask"), 2, "show no picture"),
+        (("--source", "clip.mp4", "--out", "-", "--json"), 2, "both print on stdout"),
+        (("--source", "clip.mp4", "--out", "no/o.jsonl"), 6, "cannot be written"),
+        (("--source", "clip.mp4", "--out", "http://0.0.0.0:8090/"), 2, "this machine's own"),
+        (("--source", "clip.mp4", "--out", "http://127.0.0.1/"), 2, "http://HOST:PORT/"),
+        (("--source", "my photos", "--out", "http://127.0.0.1:1/"), 2, "a folder for photographs"),
+        (
+            ("--source", "clip.mp4", "--out", "o", "--background", "#fff000"),
+            2,
+            "with --view cutout",
+        ),
+        (
+            ("--source", "clip.mp4", "--out", "o", "--view", "cutout", "--background", "clip.mp4"),
+            3,
+            "clip.mp4 must be a JPEG",
+        ),
+        (
+            ("--source", "clip.mp4", "--out", "o", "--view", "cutout", "--background", "none.jpg"),
+            3,
+            "no such file",
+        ),
+        (
+            ("--source", "clip.mp4", "--out", "o", "--view", "cutout", "--background", "#12"),
+            2,
+            "hexadecimal",
+        ),
+        (
+            (
+                "--source",
+                "clip.mp4",
+                "--out",
+                "o.mp4",
+                "--view",
+                "cutout",
+                "--background",
+                "transparent",
+            ),
+            2,
+            "only PNG files can be transparent",
+        ),
+        (("--source", "my photos", "--out", "o", "--smooth-ms", "9"), 2, "have no time"),
+        (("--source", "my photos", "--out", "o", "--skip-identical"), 2, "have no time"),
+        (("--source", "clip.mp4", "--out", "o", "--smooth-ms", "0"), 2, "--smooth-ms"),
     ],
 )
 def test_refusals(run, pipeline, photos, clip, tmp_path, arguments, code, message):

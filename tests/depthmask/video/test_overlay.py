@@ -18,12 +18,13 @@ def frame_HW3():
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("kind", ["foreground", "relevance"])
 @pytest.mark.parametrize("size", [(90, 120), (1, 1), (33, 7), (400, 130)])
-def test_every_view_is_rgb_at_the_frames_size(view, kind, size, prediction_of):
+def test_every_view_is_a_picture_of_the_frames_size(view, kind, size, prediction_of):
     frame_HW3 = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     before = frame_HW3.copy()
     prediction = prediction_of(*size)
     shown = render(view, frame_HW3, prediction, next_range(None, prediction, kind), Look(kind, "m"))
-    assert shown.shape == (size[0], size[1] * (3 if view == "side" else 1), 3)
+    width = size[1] * (3 if view == "side" else 1)
+    assert shown.shape == (size[0], width, 4 if view == "cutout" else 3)
     assert shown.dtype == np.uint8
     assert np.array_equal(frame_HW3, before)
 
