@@ -29,7 +29,7 @@ from depthmask.bundle import Bundle, open_bundle
 from depthmask.commands import options
 from depthmask.frames import Resolution, UInt8Array
 from depthmask.pipeline import Pipeline, Prediction
-from depthmask.runtimes.openvino_runtime import configuration
+from depthmask.runtimes.openvino_runtime import compile_for_cpu
 from depthmask.samples import open_samples
 
 _NULL_CALLS = 20_000
@@ -172,10 +172,8 @@ def _plain_openvino_ms(
     bundle: Bundle, resolution: Resolution, threads: int, frame_HW3: UInt8Array, seconds: float
 ) -> tuple[float, float]:
     """The median of such a loop, and that of the request's own clock."""
-    import openvino
-
     path = bundle.path / bundle.graph(resolution).file
-    compiled = openvino.Core().compile_model(str(path), "CPU", configuration(threads))
+    compiled = compile_for_cpu(str(path), threads)
     request = compiled.create_infer_request()
     inputs = {"frame": frame_HW3[None]}
     request_ms: list[float] = []

@@ -33,7 +33,7 @@ from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution, to_network
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
-from depthmask.runtimes.openvino_runtime import configuration
+from depthmask.runtimes.openvino_runtime import compile_for_cpu
 
 RUNTIMES = ("onnxruntime", "openvino")
 _KERNEL = "_kernel_time"
@@ -315,9 +315,7 @@ def _profile_openvino(
     import openvino
 
     try:
-        compiled: Any = openvino.Core().compile_model(
-            str(path), "CPU", {**configuration(threads), "PERF_COUNT": True}
-        )
+        compiled = compile_for_cpu(str(path), threads, PERF_COUNT=True)
     except RuntimeError as error:
         raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
     fused_from = {

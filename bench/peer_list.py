@@ -24,7 +24,7 @@ from depthmask.chain import MaskDepthChain
 from depthmask.errors import UnavailableError
 from depthmask.frames import FloatArray, Resolution
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime
-from depthmask.runtimes.openvino_runtime import configuration
+from depthmask.runtimes.openvino_runtime import compile_for_cpu
 
 Run = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 """From image (1,3,H,W) to mask (1,1,H,W) and depth (1,1,h,w)."""
@@ -162,7 +162,7 @@ def _openvino(subject: Subject) -> Run:
     model = openvino.convert_model(
         subject.chain, example_input=example, input=[tuple(example.shape)]
     )
-    compiled = openvino.Core().compile_model(model, "CPU", configuration(subject.threads))
+    compiled = compile_for_cpu(model, subject.threads)
     request = compiled.create_infer_request()
 
     def run(image_13HW: FloatArray) -> tuple[FloatArray, FloatArray]:

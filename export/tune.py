@@ -15,7 +15,7 @@ from depthmask.export.graph_edit import static_shape
 from depthmask.export.onnx_files import to_bytes
 from depthmask.export.upsample_conv import UpsampleConv
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
-from depthmask.runtimes.openvino_runtime import configuration
+from depthmask.runtimes.openvino_runtime import compile_for_cpu, core
 
 _ROUNDS = 7
 _TURN_SECONDS = 0.02
@@ -116,9 +116,6 @@ def _onnxruntime_call(model: bytes, data: np.ndarray, threads: int | None) -> Ca
 
 
 def _openvino_call(model: bytes, data: np.ndarray, threads: int | None) -> Call:
-    import openvino
-
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", configuration(threads))
+    compiled = compile_for_cpu(core().read_model(model), threads)
     request = compiled.create_infer_request()
     return lambda: request.infer([data], share_inputs=True)

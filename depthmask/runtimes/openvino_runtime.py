@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from depthmask.bundle import Bundle
@@ -46,14 +47,34 @@ def open_runtime(
             f"--device {device} was asked for, but the openvino runtime has the CPU only. Try"
             " --runtime onnxruntime"
         )
-    import openvino
-
     path = bundle.model_path(resolution)
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", configuration(threads))
+        compiled = compile_for_cpu(str(path), threads)
     except RuntimeError as error:
         raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
     return OpenVino(compiled)
+
+
+def compile_for_cpu(model: Any, threads: int | None, **properties: Any) -> Any:  # noqa: ANN401
+    """A compiled model of a path or an OpenVINO model, as the runtime compiles it.
+
+    Raises:
+        RuntimeError: OpenVINO cannot load it.
+    """
+    return core().compile_model(model, "CPU", {**configuration(threads), **properties})
+
+
+@cache
+def core() -> Any:  # noqa: ANN401
+    """The one `openvino.Core` of this process.
+
+    Each core that has compiled for the CPU gives the thread a signal stack of its own (for AMX), and
+    puts the one before it back when it goes: of two that go in the order in which they came, the
+    second puts back one that the first has freed, and the next Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def configuration(threads: int | None) -> dict[str, Any]:

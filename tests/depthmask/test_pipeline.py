@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tiny_networks
@@ -158,3 +161,25 @@ def test_both_onnxruntime_wheels_at_once(monkeypatch, tiny_bundle_path):
     )
     with pytest.raises(UnavailableError, match="both are"):
         Pipeline.open(tiny_bundle_path, "onnxruntime")
+
+
+INTERRUPTED_AFTER_OPENVINO = """
+import signal, sys
+from depthmask import Pipeline
+
+first, second = (Pipeline.open(sys.argv[1], "openvino") for _ in range(2))
+first.close()
+del first
+second.close()
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_after_openvino_was_closed_is_an_interrupt(tiny_bundle_path):
+    command = [sys.executable, "-c", INTERRUPTED_AFTER_OPENVINO, str(tiny_bundle_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,15 @@ def assets_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def assets(assets_folder) -> Assets:
     return load_assets(assets_folder, "train")
+
+
+@pytest.fixture
+def portable_assets(tmp_path) -> Iterator[Assets]:
+    """The same pixels on every CPU: while it is in use OpenCV does without IPP, which rounds to suit."""
+    used = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
+    yield load_assets(write_assets(tmp_path / "assets"), "train")
+    cv2.ipp.setUseIPP(used)
 
 
 @pytest.fixture

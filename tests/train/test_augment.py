@@ -13,8 +13,9 @@ from depthmask.train.compose import compose
 from depthmask.train.material import blend
 from depthmask.train.recipe import StageRecipe
 
-# The trained weights were taught with these samples, so they must stay what they were.
-BEFORE = "72e1439905e5207a3a6fef3d0d1dabdc68fd47d527b86762f7f34d08c7ad3e6a"
+# The trained weights were taught with these samples, so they must stay what they were. (Without
+# IPP, whose rounding differs between CPUs: with its AVX2 code the same samples gave 72e14399.)
+BEFORE = "20ced5daf3bef4245748b74d2efb5636e255886137a342fe26e1163c8e8e29b4"
 BEFORE_OPENCV = "5.0.0"
 
 
@@ -98,11 +99,11 @@ def test_turning_crops_to_what_is_visible_and_leaves_nothing_as_it_is():
 
 
 @pytest.mark.skipif(cv2.__version__ != BEFORE_OPENCV, reason="the hash is of another OpenCV")
-def test_samples_are_what_the_weights_were_trained_with(assets):
+def test_samples_are_what_the_weights_were_trained_with(portable_assets):
     digest = hashlib.sha256()
     for recipe in (StageRecipe(seed=7, canvas_px=64), StageRecipe(seed=1, augment=False)):
         for index in range(12):
-            sample = compose(recipe, assets, index)
+            sample = compose(recipe, portable_assets, index)
             for values in (sample.image_HW3, sample.mask_HW, sample.depth_m_HW):
                 digest.update(values.tobytes())
     assert digest.hexdigest() == BEFORE
