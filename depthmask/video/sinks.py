@@ -22,6 +22,7 @@ from depthmask.errors import OutputError, UsageError
 from depthmask.frames import FloatArray, write_png
 from depthmask.video.frame import Frame
 from depthmask.video.overlay import VIEWS, DepthRange, Look, mask_levels, next_range, render
+from depthmask.video.screen import screen_size, window_size
 
 if TYPE_CHECKING:
     from depthmask.pipeline import Prediction
@@ -203,29 +204,45 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
             )
 
 
+_WINDOW = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+
+
 class WindowSink:
     """A window on the desktop; Q, Escape or its close button ends the run."""
 
     def __init__(self, view: str, look: Look, title: str) -> None:
         self._view, self._look, self._title = view, look, title
         self._range: DepthRange | None = None
+        self._shape: tuple[int, ...] | None = None
         self.is_open = True
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
-        """Show a frame."""
+        """Show a frame; the first one, and one of another size, sets the size of the window."""
         self._range = next_range(self._range, prediction, self._look.kind, STEADY_SHARE)
         shown_HW3 = render(self._view, frame.image_HW3, prediction, self._range, self._look)
+        if shown_HW3.shape != self._shape:
+            self._shape = shown_HW3.shape
+            height, width = shown_HW3.shape[:2]
+            cv2.resizeWindow(self._title, *window_size(width, height, screen_size()))
         cv2.imshow(self._title, cv2.cvtColor(shown_HW3, cv2.COLOR_RGB2BGR))
         self.idle()
 
     def idle(self) -> None:
         """Look for a key, and keep the window alive while no frame comes."""
         key = cv2.waitKey(1) & 0xFF
-        gone = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
-        self.is_open = not gone and key not in (ord("q"), 27)
+        self.is_open = self._is_visible() and key not in (ord("q"), 27)
+
+    def _is_visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error as error:
+            # OpenCV with Qt forgets its whole state with the last window that the user closes.
+            if error.code != cv2.Error.StsNullPtr:
+                raise
+            return False
 
     def __enter__(self) -> Self:
-        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(self._title, _WINDOW)
         return self
 
     def __exit__(self, *_: Any) -> None:  # noqa: ANN401  (the protocol of context managers)

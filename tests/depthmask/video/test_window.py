@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import os
 import shutil
 import signal
@@ -12,11 +14,14 @@ import time
 import numpy as np
 import pytest
 
+from depthmask.video.screen import window_size
+
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("Xvfb", "xdotool", "ffmpeg"))),
     reason="Xvfb, xdotool and ffmpeg must be installed (apt-get install xvfb xdotool ffmpeg)",
 )
 PATTERN = "lavfi:smptebars=size=320x240:rate=20,realtime"
+LARGE = "lavfi:smptebars=size=1280x720:rate=20,realtime"
 _FAKE = """
 import numpy as np
 from depthmask.cli import main
@@ -55,12 +60,13 @@ def display():
 
 
 @pytest.fixture
-def window(display):
+def window(display, request):
     """`dmx run` in a window: the process and the environment."""
+    source = getattr(request, "param", PATTERN)
     environment = {**os.environ, "DISPLAY": display, "QT_LOGGING_RULES": "*=false"}
     environment.pop("WAYLAND_DISPLAY", None)
     process = subprocess.Popen(
-        [sys.executable, "-c", _FAKE, "run", "--source", PATTERN],
+        [sys.executable, "-c", _FAKE, "run", "--source", source],
         env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield process, environment
@@ -127,3 +133,56 @@ def test_sigterm_ends_the_window_cleanly(window):
     _, messages = process.communicate(timeout=10)
     assert process.returncode == 130, messages
     assert "frames in" in messages
+
+
+def geometry(identity, environment):
+    command = ["xdotool", "getwindowgeometry", "--shell", identity]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    values = dict(line.split("=") for line in told.stdout.split())
+    return int(values["WIDTH"]), int(values["HEIGHT"])
+
+
+@pytest.mark.parametrize(
+    ("window", "size"), [(PATTERN, (320, 240)), (LARGE, (576, 324))], indirect=["window"]
+)
+def test_window_opens_at_the_frames_size_within_the_screen(window, size):
+    process, environment = window
+    identity = wait_for_window(process, environment)
+    for _ in range(100):
+        found = geometry(identity, environment)
+        if found == size:
+            break
+        time.sleep(0.1)
+    assert found == size
+
+
+def press_close(identity, display):
+    """What a desktop sends for the close button: WM_DELETE_WINDOW (xdotool 3.2016 cannot)."""
+    x11 = ctypes.CDLL(ctypes.util.find_library("X11"))
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    x11.XInternAtom.restype = ctypes.c_ulong
+    connection = ctypes.c_void_p(x11.XOpenDisplay(display.encode()))
+    protocols, delete = (
+        x11.XInternAtom(connection, name, 0) for name in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW")
+    )
+    client_message, bits = 33, 32
+    event = (ctypes.c_long * 24)(client_message, 0, 0, 0, int(identity), protocols, bits, delete)
+    assert x11.XSendEvent(connection, ctypes.c_ulong(int(identity)), 0, ctypes.c_long(0), event)
+    x11.XCloseDisplay(connection)
+
+
+def test_closing_the_window_ends_the_run(window):
+    process, environment = window
+    identity = wait_for_window(process, environment)
+    time.sleep(0.5)
+    press_close(identity, environment["DISPLAY"])
+    _, messages = process.communicate(timeout=10)
+    assert process.returncode == 0, messages
+    assert "frames in" in messages
+
+
+def test_size_keeps_the_proportions_of_the_picture():
+    assert window_size(640, 480) == (640, 480)
+    assert window_size(640, 480, (1920, 1080)) == (640, 480)
+    assert window_size(3840, 2160, (1920, 1080)) == (1728, 972)
+    assert window_size(1080, 1920, (1920, 1080)) == (547, 972)
