@@ -225,7 +225,7 @@ def _chosen(names: tuple[str, ...] | None) -> Sequence[Peer]:
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0, max=3600), default=2.0, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--peers", type=options.NameList(), help="Only those whose names hold these words.")
+@click.option("--peers", type=options.NAMES, help="Only those whose names hold these words.")
 @click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
 @options.out_option("Write the result with every sample as JSON.")
 @options.overwrite_option
