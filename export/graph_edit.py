@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,49 @@ def constant_array(value: ir.Value | None) -> Array | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """What a Conv of two dimensions is, defaults filled in."""
+
+    weight_OCKL: Array
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """Top, left, bottom, right."""
+    group: int
+
+
+def conv_geometry(node: ir.Node) -> ConvGeometry | None:
+    """Of a two-dimensional Conv with constant weights and bias, and pads in numbers; else None."""
+    weight = constant_array(node.inputs[1]) if node.op_type == "Conv" else None
+    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    padding = node.attributes.get("auto_pad")
+    if (
+        weight is None
+        or weight.ndim != 4
+        or node.inputs[0] is node.inputs[1]
+        or (biased and constant_array(node.inputs[2]) is None)
+        or (padding is not None and padding.as_string() != "NOTSET")
+    ):
+        return None
+
+    def numbers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        found = node.attributes.get(name)
+        return default if found is None else tuple(found.as_ints())
+
+    group = node.attributes.get("group")
+    stride_y, stride_x = numbers("strides", (1, 1))
+    dilation_y, dilation_x = numbers("dilations", (1, 1))
+    top, left, bottom, right = numbers("pads", (0, 0, 0, 0))
+    return ConvGeometry(
+        weight_OCKL=weight,
+        strides=(stride_y, stride_x),
+        dilations=(dilation_y, dilation_x),
+        pads=(top, left, bottom, right),
+        group=1 if group is None else group.as_int(),
+    )
 
 
 class Site:
@@ -84,6 +128,13 @@ class Site:
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """A Reshape to sides that are all known."""
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64))], shape)
+
+    def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """A Transpose of sides that are all known."""
+        shape = static_shape(value) or ()
+        return self.node(
+            "Transpose", [value], [shape[axis] for axis in order], {"perm": list(order)}
+        )
 
     def _next(self, what: str) -> str:
         self._count += 1

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from depthmask import runtimes
 from depthmask.export.graph_edit import static_shape
 from depthmask.export.onnx_files import to_bytes
-from depthmask.export.upsample_conv import UpsampleConv
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 from depthmask.runtimes.openvino_runtime import compile_for_cpu, core
 
@@ -24,11 +23,10 @@ _TIMED_RUNTIMES = ("onnxruntime", "openvino")
 Call = Callable[[], object]
 
 
-def cut_out(site: UpsampleConv) -> ir.Model:
-    """A model of the site's nodes alone, with their weights; its input is what the Resize reads."""
-    source = site.resize.inputs[0]
+def cut_out(nodes: Sequence[ir.Node]) -> ir.Model:
+    """A model of these nodes alone, with their weights; its input is what the first of them reads."""
+    source = nodes[0].inputs[0]
     assert source is not None
-    nodes = (site.resize, *site.convolutions)
     values: dict[ir.Value, ir.Value] = {}
 
     def twin(value: ir.Value) -> ir.Value:
@@ -37,6 +35,9 @@ def cut_out(site: UpsampleConv) -> ir.Model:
                 name=value.name, shape=value.shape, type=value.type, const_value=value.const_value
             )
         return values[value]
+
+    def within(value: ir.Value) -> bool:
+        return any(use.node in nodes for use in value.uses())
 
     twins = [
         ir.node(
@@ -50,7 +51,7 @@ def cut_out(site: UpsampleConv) -> ir.Model:
     ]
     graph = ir.Graph(
         [twin(source)],
-        [twin(node.outputs[0]) for node in site.convolutions],
+        [twin(output) for node in nodes for output in node.outputs if not within(output)],
         nodes=twins,
         initializers=[v for v in values.values() if v.const_value is not None],
         opset_imports={"": 18},
