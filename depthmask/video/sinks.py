@@ -33,6 +33,8 @@ _MOST_STEPS = 65535
 _HEADROOM = 4
 STEADY_SHARE = 0.05
 """Of a new frame's depth range in a video's colours: they follow in about a second, without flicker."""
+_LARGEST_WINDOW = (1280, 720)
+"""Width and height that fit on small screens; the user may make it larger."""
 
 
 class Sink(Protocol):
@@ -209,12 +211,16 @@ class WindowSink:
     def __init__(self, view: str, look: Look, title: str) -> None:
         self._view, self._look, self._title = view, look, title
         self._range: DepthRange | None = None
+        self._shown_HW: tuple[int, ...] | None = None
         self.is_open = True
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
-        """Show a frame."""
+        """Show a frame; the window takes its size, once."""
         self._range = next_range(self._range, prediction, self._look.kind, STEADY_SHARE)
         shown_HW3 = render(self._view, frame.image_HW3, prediction, self._range, self._look)
+        if shown_HW3.shape[:2] != self._shown_HW:
+            self._shown_HW = shown_HW3.shape[:2]
+            cv2.resizeWindow(self._title, *_window_size(*self._shown_HW))
         cv2.imshow(self._title, cv2.cvtColor(shown_HW3, cv2.COLOR_RGB2BGR))
         self.idle()
 
@@ -225,11 +231,19 @@ class WindowSink:
         self.is_open = not gone and key not in (ord("q"), 27)
 
     def __enter__(self) -> Self:
-        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        # Without GUI_NORMAL, OpenCV's own toolbar and status line stand around the picture.
+        flags = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+        cv2.namedWindow(self._title, flags)
         return self
 
     def __exit__(self, *_: Any) -> None:  # noqa: ANN401  (the protocol of context managers)
         cv2.destroyAllWindows()
+
+
+def _window_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height of a window for a picture: its own size, or smaller in the same shape."""
+    scale = min(1.0, _LARGEST_WINDOW[0] / width, _LARGEST_WINDOW[1] / height)
+    return max(1, round(scale * width)), max(1, round(scale * height))
 
 
 def has_display() -> bool:
