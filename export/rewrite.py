@@ -29,16 +29,16 @@ class Site(Protocol):
         """For people."""
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """What can be put in its place."""
+
+    @property
     def nodes(self) -> tuple[ir.Node, ...]:
         """What is replaced; the first reads the site's only input."""
 
 
 class Rewrite(Protocol):
     """A module that states a theorem and rewrites by it; sites are its own."""
-
-    @property
-    def FORMS(self) -> tuple[str, ...]:
-        """What can be put in a site's place."""
 
     @property
     def MOVES_ROWS(self) -> bool:
@@ -173,7 +173,7 @@ def predicted_ms(kind: Rewrite, site: Site, form: str | None, profile: Profile) 
 def _is_hopeless(kind: Rewrite, site: Site, profile: Profile) -> bool:
     as_exported = predicted_ms(kind, site, None, profile)
     return all(
-        predicted_ms(kind, site, form, profile) > _HOPELESS * as_exported for form in kind.FORMS
+        predicted_ms(kind, site, form, profile) > _HOPELESS * as_exported for form in site.forms
     )
 
 
@@ -181,9 +181,9 @@ def _choose(
     kind: Rewrite, site: Site, options: RewriteOptions, measured: Mapping[str | None, float]
 ) -> str | None:
     cost = measured or {
-        form: predicted_ms(kind, site, form, options.profile) for form in (None, *kind.FORMS)
+        form: predicted_ms(kind, site, form, options.profile) for form in (None, *site.forms)
     }
-    best = min(kind.FORMS, key=cost.__getitem__)
+    best = min(site.forms, key=cost.__getitem__)
     return best if options.names != "auto" or cost[best] <= _WORTH_IT * cost[None] else None
 
 
@@ -192,12 +192,12 @@ def _measured(
 ) -> dict[str | None, float]:
     """One number per form: the geometric mean over the runtimes, since one graph serves them all."""
     models: dict[str, ir.Model] = {_AS_EXPORTED: cut_out(site.nodes)}
-    for form in kind.FORMS:
+    for form in site.forms:
         models[form] = models[_AS_EXPORTED].clone()
         (alone,) = kind.find(models[form].graph)
         kind.apply(models[form].graph, alone, form)
     found = timings(models) if timings else fastest_ms(models, options.threads)
-    names: dict[str | None, str] = {None: _AS_EXPORTED, **{form: form for form in kind.FORMS}}
+    names: dict[str | None, str] = {None: _AS_EXPORTED, **{form: form for form in site.forms}}
     return {form: geometric_mean(ms[name] for ms in found.values()) for form, name in names.items()}
 
 

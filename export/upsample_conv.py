@@ -77,6 +77,11 @@ class UpsampleConv:
         return (self.resize.name or "").rsplit("/", 1)[0]
 
     @property
+    def forms(self) -> tuple[Form, ...]:
+        """What can be put in its place."""
+        return FORMS
+
+    @property
     def nodes(self) -> tuple[ir.Node, ...]:
         """What is replaced."""
         return (self.resize, *self.convolutions)

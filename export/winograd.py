@@ -12,10 +12,15 @@ Proof. The product of the polynomials with coefficients a (m of them) and g (r) 
 points: its coefficients are V_t^-1 ((V_m a) * (V_r g)). For fixed g this is a linear map of a, and
 the filter is its transpose. In two dimensions the filter acts on columns and rows one after the other.
 
-Here B of all tiles of an axis is one matrix, zero padding, dilation (each phase has its own tiles) and the
-last, incomplete tile included, and so is A: two matrix products before and two after the t*t products of all
-channels. Channels come last in between, so every product has long rows and the tiles are rearranged in whole
-pieces. G g is written as a product of constants: runtimes fold it when they load, and files do not grow.
+Two forms, with m = 4 in both:
+
+- `products`: B of all tiles of an axis is one matrix, zero padding, dilation (each phase has its own tiles)
+  and the last, incomplete tile included, and so is A: two matrix products before and two after the t*t
+  products of all channels. Channels come last in between, so every product has long rows.
+- `strided`: tiles are taken and transformed by one convolution of stride m with the filters B x B, each
+  channel alone; one matrix A x A maps back. No dilation. Its cost per tile does not grow with the map.
+
+G g is written as a product of constants: runtimes fold it when they load, and files do not grow.
 
 The points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity, each row of B scaled to 1 at most: with m = 4 the
 rounding of float32 stays at about 4e-6 of the output's range, for 3 and for 5 taps. Other types are too
@@ -43,12 +48,13 @@ from depthmask.export.graph_edit import (
 )
 from depthmask.export.resize_matrix import Matrix
 
-Form = Literal["4x4"]
-FORMS: tuple[Form, ...] = ("4x4",)
-"""Outputs per tile. 2x2 was slower everywhere, 6x6 rounds by 1e-4 with five taps."""
+Form = Literal["products", "strided"]
 MOVES_ROWS = True
-"""All channels of a pixel stay together."""
+"""All channels of a pixel, or all pixels of a channel, stay together."""
+_LANES = 16
+"""Of the runtimes' matrix products, in AVX-512; the last ones are filled up."""
 _OUTPUTS = 4
+"""Of a tile, each way. 2 was slower everywhere, 6 rounds by 1e-4 with five taps."""
 _TAPS = range(2, 6)
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
 
@@ -74,6 +80,11 @@ class Winograd:
     def name(self) -> str:
         """The site's: that of the Conv without its operator."""
         return (self.conv.name or "").rsplit("/", 1)[0]
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """What can be put in its place."""
+        return ("products", "strided") if self.dilations == (1, 1) else ("products",)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -158,8 +169,13 @@ def find(graph: ir.Graph) -> Iterator[Winograd]:
 
 
 def apply(graph: ir.Graph, site: Winograd, form: Form) -> None:
-    """Put the products in the convolution's place; its output keeps its name."""
+    """Put a form in the convolution's place; its output keeps its name."""
     make = Site(graph, site.conv, f"{site.name}/winograd-{form}")
+    replace_output(site.conv, {"products": _products, "strided": _strided}[form](make, site))
+    remove(graph, [site.conv])
+
+
+def _products(make: Site, site: Winograd) -> ir.Value:
     (h, w), (high, wide), batch = site.size_in, site.size_out, site.batch
     t_y, t_x, tiles_y, tiles_x = (of(axis) for of in (site.tile, site.tiles) for axis in (0, 1))
     channels_in, channels_out = site.channels_in, site.channels_out
@@ -182,7 +198,7 @@ def apply(graph: ir.Graph, site: Winograd, form: Form) -> None:
     points, pixels = t_y * t_x, batch * tiles_y * tiles_x
     products = make.node(
         "MatMul",
-        [make.reshape(by_point, (points, pixels, channels_in)), _filters(make, site)],
+        [make.reshape(by_point, (points, pixels, channels_in)), _filters(make, site, (2, 1, 0))],
         (points, pixels, channels_out),
     )
     made = make.reshape(products, (t_y, t_x, batch, tiles_y, tiles_x * channels_out))
@@ -195,12 +211,61 @@ def apply(graph: ir.Graph, site: Winograd, form: Form) -> None:
         shape = (batch, high * wide, channels_out)
         output = make.node("Add", [output, make.constant(bias)], shape)
     first = make.transpose(output, (0, 2, 1))
-    replace_output(site.conv, make.reshape(first, (batch, channels_out, high, wide)))
-    remove(graph, [site.conv])
+    return make.reshape(first, (batch, channels_out, high, wide))
 
 
-def _filters(make: Site, site: Winograd) -> ir.Value:
-    """G g G^T of all channels, (t * t, in, out), of the weights as they are."""
+def _strided(make: Site, site: Winograd) -> ir.Value:
+    (outer_y, _, inner_y), (outer_x, _, inner_x) = (transforms(taps) for taps in site.taps)
+    (h, w), (high, wide), batch = site.size_in, site.size_out, site.batch
+    t_y, t_x, tiles_y, tiles_x = (of(axis) for of in (site.tile, site.tiles) for axis in (0, 1))
+    channels_in, channels_out = site.channels_in, site.channels_out
+    points, pixels = t_y * t_x, tiles_y * tiles_x
+    source = site.conv.inputs[0]
+    assert source is not None
+    kernel = np.kron(inner_y, inner_x).reshape(points, 1, t_y, t_x)
+    ends = [
+        _OUTPUTS * site.tiles(axis) + site.taps[axis] - 1 - site.size_in[axis] - site.pads[axis]
+        for axis in (0, 1)
+    ]
+    taken = make.node(
+        "Conv",
+        [
+            make.reshape(source, (batch * channels_in, 1, h, w)),
+            make.constant(kernel.astype(np.float32)),
+        ],
+        (batch * channels_in, points, tiles_y, tiles_x),
+        {"kernel_shape": [t_y, t_x], "strides": [_OUTPUTS] * 2, "pads": [*site.pads, *ends]},
+    )
+    apart = make.reshape(taken, (batch, channels_in, points, pixels))
+    by_point = make.transpose(apart, (2, 1, 0, 3))
+    products = make.node(
+        "MatMul",
+        [
+            _filters(make, site, (2, 0, 1)),
+            make.reshape(by_point, (points, channels_in, batch * pixels)),
+        ],
+        (points, channels_out, batch * pixels),
+    )
+    flat = make.reshape(products, (points, channels_out * batch * pixels))
+    back = make.constant(np.kron(outer_y, outer_x).astype(np.float32))
+    made = make.node("MatMul", [back, flat], (_OUTPUTS**2, channels_out * batch * pixels))
+    shape = (_OUTPUTS, _OUTPUTS, channels_out, batch, tiles_y, tiles_x)
+    beside = make.transpose(make.reshape(made, shape), (3, 2, 4, 0, 5, 1))
+    padded_size = (_OUTPUTS * tiles_y, _OUTPUTS * tiles_x)
+    output = make.reshape(beside, (batch, channels_out, *padded_size))
+    if padded_size != (high, wide):
+        bounds = [np.array(numbers, np.int64) for numbers in ([0, 0], [high, wide], [2, 3])]
+        cut = [output, *map(make.constant, bounds)]
+        output = make.node("Slice", cut, (batch, channels_out, high, wide))
+    bias = constant_array(site.conv.inputs[2]) if len(site.conv.inputs) > 2 else None
+    if bias is not None:
+        added = [output, make.constant(bias.reshape(1, -1, 1, 1))]
+        output = make.node("Add", added, (batch, channels_out, high, wide))
+    return output
+
+
+def _filters(make: Site, site: Winograd, order: tuple[int, int, int]) -> ir.Value:
+    """G g G^T of all channels, (out, in, t * t) in this order of axes, of the weights as they are."""
     (_, g_y, _), (_, g_x, _) = (transforms(taps) for taps in site.taps)
     both = np.kron(g_y, g_x)  # (t * t, taps * taps)
     weight = site.conv.inputs[1]
@@ -210,7 +275,7 @@ def _filters(make: Site, site: Winograd) -> ir.Value:
     constant = make.constant(np.ascontiguousarray(both.T.astype(np.float32)))
     points = make.node("MatMul", [flat, constant], (channels, len(both)))
     stacked = make.reshape(points, (site.channels_out, site.channels_in, len(both)))
-    return make.transpose(stacked, (2, 1, 0))
+    return make.transpose(stacked, order)
 
 
 def macs(site: Winograd, form: Form | None) -> int:
@@ -220,6 +285,11 @@ def macs(site: Winograd, form: Form | None) -> int:
     if form is None:
         return site.batch * high * wide * int(np.prod(site.taps)) * channels_in * channels_out
     rows, columns = (site.tile(axis) * site.tiles(axis) for axis in (0, 1))
+    if form == "strided":
+        points, tiles = site.tile(0) * site.tile(1), site.tiles(0) * site.tiles(1)
+        filled = -(-site.batch * tiles // _LANES) * _LANES
+        there, back = points**2 * channels_in, points * _OUTPUTS**2 * channels_out
+        return site.batch * tiles * (there + back) + filled * points * channels_in * channels_out
     before = channels_in * w * rows * (h + columns)
     after = channels_out * wide * rows * (columns + high)
     return site.batch * (before + rows * columns * channels_in * channels_out + after)
@@ -229,10 +299,14 @@ def moved_floats(site: Winograd, form: Form) -> int:
     """How many numbers are written beside the output, only to read them again."""
     (h, w), (high, wide) = site.size_in, site.size_out
     rows, columns = (site.tile(axis) * site.tiles(axis) for axis in (0, 1))
-    before = site.channels_in * (h * w + rows * w + 2 * rows * columns)
-    after = site.channels_out * (2 * rows * columns + rows * wide + high * wide)
     # Runtimes pack the filters of the products anew for every image.
     filters = site.tile(0) * site.tile(1) * site.channels_in * site.channels_out
+    if form == "strided":
+        outputs = _OUTPUTS**2 * site.tiles(0) * site.tiles(1)
+        tiles = rows * columns * (2 * site.channels_in + site.channels_out)
+        return filters + 2 * site.batch * (tiles + 2 * outputs * site.channels_out)
+    before = site.channels_in * (h * w + rows * w + 2 * rows * columns)
+    after = site.channels_out * (2 * rows * columns + rows * wide + high * wide)
     return site.batch * (before + after) + filters
 
 

@@ -10,7 +10,7 @@ from depthmask.export.onnx_files import to_bytes
 from depthmask.export.rewrite import RewriteOptions, rewrite
 from depthmask.export.winograd import transforms
 
-FORM = "4x4"
+FORMS = ("products", "strided")
 CASES = {
     "whole tiles": ((1, 3, 8, 12), 4, (3, 3), {"pads": [1, 1, 1, 1]}),
     "incomplete tiles": ((1, 3, 7, 9), 4, (3, 3), {"pads": [1, 1, 1, 1]}),
@@ -73,11 +73,12 @@ def run(model, seed=1):
     return session.run(["y"], {"x": x})[0]
 
 
-def rewritten(model):
+def rewritten(model, form):
     found = model.clone()
     (site,) = winograd.find(found.graph)
-    winograd.apply(found.graph, site, FORM)
-    assert "Conv" not in {node.op_type for node in found.graph}
+    assert (form in site.forms) == (form == "products" or site.dilations == (1, 1))
+    winograd.apply(found.graph, site, form)
+    assert all(node.name != "site/Conv" for node in found.graph)
     return found
 
 
@@ -91,32 +92,43 @@ def test_the_theorem_holds_without_rounding(taps):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("case", CASES)
-def test_the_rewritten_graph_gives_the_same(case, bias):
+@pytest.mark.parametrize(
+    ("case", "form"),
+    [
+        (case, form)
+        for case, (*_, attributes) in CASES.items()
+        for form in FORMS
+        if form == "products" or "dilations" not in attributes
+    ],
+)
+def test_the_rewritten_graph_gives_the_same(case, bias, form):
     model = model_of(*CASES[case], bias=bias)
-    expected, found = run(model), run(rewritten(model))
+    expected, found = run(model), run(rewritten(model, form))
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(20))
-def test_random_graphs(seed):
+def test_random_graphs(seed, form):
     generator = np.random.default_rng(seed)
-    taps, dilations = generator.integers(2, 6, 2), generator.integers(1, 4, 2)
+    taps = generator.integers(2, 6, 2)
+    dilations = np.ones(2, int) if form == "strided" else generator.integers(1, 4, 2)
     pads = generator.integers(0, 5, 4)
     sides = dilations * (taps - 1) + generator.integers(1, 20, 2)
     shape = (*generator.integers(1, 4, 2).tolist(), *sides.tolist())
     attributes = {"pads": pads.tolist(), "dilations": dilations.tolist()}
     model = model_of(shape, int(generator.integers(1, 6)), taps.tolist(), attributes, seed=seed)
-    expected, found = run(model), run(rewritten(model))
+    expected, found = run(model), run(rewritten(model, form))
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("taps", [3, 5])
-def test_many_channels_round_little(taps):
+def test_many_channels_round_little(taps, form):
     model = model_of((1, 256, 14, 14), 64, (taps, taps), {"pads": [taps // 2] * 4})
-    expected, found = run(model), run(rewritten(model))
+    expected, found = run(model), run(rewritten(model, form))
     assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
 
 
@@ -134,17 +146,22 @@ def test_what_the_theorem_does_not_cover_is_left(taps, attributes):
     assert not list(winograd.find(model_of((1, 4, 9, 9), 4, taps, attributes).graph))
 
 
-def test_the_cost_model_takes_large_convolutions_of_small_maps_only():
-    padded = {"pads": [1, 1, 1, 1]}
-    for shape, wanted in (((1, 512, 28, 28), [FORM]), ((1, 64, 224, 224), [])):
-        model = model_of(shape, shape[1], (3, 3), padded)
+def test_the_cost_model_takes_what_was_measured_to_pay():
+    for channels, side, taps, wanted in (
+        (512, 28, 3, ["products"]),
+        (128, 112, 5, ["strided"]),
+        (64, 224, 3, []),
+    ):
+        padded = {"pads": [taps // 2] * 4}
+        model = model_of((1, channels, side, side), channels, (taps, taps), padded)
         _, records = rewrite(model)
         assert [record.form for record in records] == wanted
 
 
 def test_the_filters_stay_as_they_are_in_the_file():
     model = model_of(*CASES["whole tiles"])
-    assert "w" in rewritten(model).graph.initializers
+    for form in FORMS:
+        assert "w" in rewritten(model, form).graph.initializers
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
