@@ -236,7 +236,7 @@ def _make_graphs(
             opset=options.opset,
         )
         progress(f"rewriting at {resolution}")
-        model, records[resolution] = rewrite(model, options.rewrites)
+        model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
             batches = _batches(chain, options.input, resolution, reference)

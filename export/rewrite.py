@@ -13,20 +13,22 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from depthmask.bundle import RewriteRecord
+from depthmask.bundle import Precision, RewriteRecord
 from depthmask.errors import UsageError
-from depthmask.export import upsample_conv
-from depthmask.export.tune import cut_out, fastest_ms
+from depthmask.export import upsample_conv, winograd
+from depthmask.export.tune import cut_out, cut_out_nodes, fastest_ms
 from depthmask.export.upsample_conv import FORMS, Form, UpsampleConv
 
 Profile = Literal["cpu", "gpu"]
-NAMES = ("upsample-conv",)
+NAMES = ("upsample-conv", "winograd")
 """In the order in which they are applied."""
 
 Timings = Callable[[Mapping[str, ir.Model]], dict[str, dict[str, float]]]
 """Milliseconds by runtime and name, as `tune.fastest_ms`."""
 
 _AS_EXPORTED = "as exported"
+_COULD_PAY = 1.0
+"""Where Winograd is predicted to take longer than this share of a convolution, it is not even measured."""
 _WORTH_IT = 0.95
 """A rewrite that saves less than a twentieth is not made: measurements are no better than that."""
 
@@ -72,9 +74,17 @@ class RewriteOptions:
                     f"a rewrite must be auto, all, none, or of {', '.join(NAMES)}, but got {name!r}"
                 )
 
+    def takes(self, name: str) -> bool:
+        """Whether this rewrite is among them."""
+        return self.names in ("auto", "all") or name in self.names.split(",")
+
 
 def rewrite(
-    model: ir.Model, options: RewriteOptions | None = None, *, timings: Timings | None = None
+    model: ir.Model,
+    options: RewriteOptions | None = None,
+    *,
+    timings: Timings | None = None,
+    precision: Precision = "fp32",
 ) -> tuple[ir.Model, tuple[RewriteRecord, ...]]:
     """A rewritten copy of a graph, and what was done at each site that a rewrite fits.
 
@@ -84,19 +94,81 @@ def rewrite(
         model: float32; not changed.
         options: by default `auto` for CPUs.
         timings: how forms are timed; `tune.fastest_ms` unless a test brings its own.
+        precision: that the graph will have; rewrites that round more are made in fp32 only.
+
+    Raises:
+        UsageError: a rewrite was named that this precision does not allow.
     """
     options = options or RewriteOptions()
     if options.names == "none":
         return model, ()
     model = model.clone()
     records = []
-    for site in list(upsample_conv.find(model.graph)):
+    sites = list(upsample_conv.find(model.graph)) if options.takes("upsample-conv") else []
+    for site in sites:
         measured = _measured(site, options, timings) if options.tune else {}
         form = _choose(site, options, measured)
         records.append(_record(site, form, options.profile, measured))
         if form is not None:
             upsample_conv.apply(model.graph, site, form)
+    if options.takes("winograd") and _is_fp32(options, precision):
+        records += _winograd(model, options, timings)
     return model, tuple(records)
+
+
+def _is_fp32(options: RewriteOptions, precision: Precision) -> bool:
+    if precision != "fp32" and "winograd" in options.names:
+        raise UsageError(f"winograd needs fp32, but got {precision}. Try --rewrite auto")
+    return precision == "fp32"
+
+
+def _winograd(
+    model: ir.Model, options: RewriteOptions, timings: Timings | None
+) -> list[RewriteRecord]:
+    """Where it could pay at all; there are many convolutions in a network, and few of them are large."""
+    records = []
+    for site in list(winograd.find(model.graph)):
+        before_ms, after_ms = (_winograd_ms(site, made, options.profile) for made in (False, True))
+        if options.names in ("auto", "all") and after_ms > _COULD_PAY * before_ms:
+            continue
+        measured = _winograd_measured(site, options, timings) if options.tune else None
+        gain = before_ms / after_ms if measured is None else measured
+        made = options.names != "auto" or 1 / gain <= _WORTH_IT
+        records.append(
+            RewriteRecord(
+                site=site.name,
+                rewrite="winograd",
+                form=f"F({winograd.TILE}x{winograd.TILE}, {site.taps}x{site.taps})"
+                if made
+                else None,
+                gmac_before=round(winograd.macs(site, False) / 1e9, 4),
+                gmac_after=round(winograd.macs(site, made) / 1e9, 4),
+                predicted_gain=round(before_ms / after_ms, 3) if made else 1.0,
+                measured_gain=None if measured is None else round(measured if made else 1.0, 3),
+            )
+        )
+        if made:
+            winograd.apply(model.graph, site)
+    return records
+
+
+def _winograd_ms(site: winograd.SquareConv, made: bool, profile: Profile) -> float:
+    rates = RATES[profile]
+    floats = winograd.moved_floats(site, made) * rates.ps_per_float
+    macs = winograd.padded_macs(site) if made else winograd.macs(site, False)
+    return 1e-9 * (macs * rates.ps_per_mac + floats)
+
+
+def _winograd_measured(
+    site: winograd.SquareConv, options: RewriteOptions, timings: Timings | None
+) -> float:
+    """The gain: the geometric mean over the runtimes."""
+    models = {_AS_EXPORTED: cut_out_nodes([site.conv], [site.conv])}
+    models["winograd"] = models[_AS_EXPORTED].clone()
+    (alone,) = winograd.find(models["winograd"].graph)
+    winograd.apply(models["winograd"].graph, alone)
+    found = timings(models) if timings else fastest_ms(models, options.threads)
+    return geometric_mean(ms[_AS_EXPORTED] / ms["winograd"] for ms in found.values())
 
 
 def predicted_ms(site: UpsampleConv, form: Form | None, profile: Profile) -> float:

@@ -26,9 +26,13 @@ Call = Callable[[], object]
 
 def cut_out(site: UpsampleConv) -> ir.Model:
     """A model of the site's nodes alone, with their weights; its input is what the Resize reads."""
-    source = site.resize.inputs[0]
+    return cut_out_nodes((site.resize, *site.convolutions), site.convolutions)
+
+
+def cut_out_nodes(nodes: Sequence[ir.Node], last: Sequence[ir.Node]) -> ir.Model:
+    """A model of nodes alone, with their weights: from what the first reads to what the last ones give."""
+    source = nodes[0].inputs[0]
     assert source is not None
-    nodes = (site.resize, *site.convolutions)
     values: dict[ir.Value, ir.Value] = {}
 
     def twin(value: ir.Value) -> ir.Value:
@@ -50,7 +54,7 @@ def cut_out(site: UpsampleConv) -> ir.Model:
     ]
     graph = ir.Graph(
         [twin(source)],
-        [twin(node.outputs[0]) for node in site.convolutions],
+        [twin(node.outputs[0]) for node in last],
         nodes=twins,
         initializers=[v for v in values.values() if v.const_value is not None],
         opset_imports={"": 18},

@@ -91,7 +91,9 @@ def test_a_site_alone_is_timed_on_the_runtimes_that_are_installed(model):
 
 
 def test_an_unknown_rewrite_is_refused():
-    with pytest.raises(UsageError, match="auto, all, none, or of upsample-conv, but got 'magic'"):
+    with pytest.raises(
+        UsageError, match="auto, all, none, or of upsample-conv, winograd, but got 'magic'"
+    ):
         RewriteOptions(names="magic")
 
 
