@@ -241,13 +241,15 @@ def main(
                     precision=precision,
                     tuned=tune,
                 )
-                cells = {cell.key: cell for cell in result.cells}
-                begun = cells.get(wanted.key, wanted)
-                cells[wanted.key] = measure_cell(begun, parts, settings, work, status.update)
-                result = structs.replace(result, cells=tuple(cells.values()))
-                if out is not None:
-                    encoded = msgspec.json.format(msgspec.json.encode(result), indent=2)
-                    write_output(out, encoded + b"\n")
+                for part in parts:
+                    cells = {cell.key: cell for cell in result.cells}
+                    begun = cells.get(wanted.key, wanted)
+                    measured = measure_cell(begun, (part,), settings, work, status.update)
+                    cells[wanted.key] = measured
+                    result = structs.replace(result, cells=tuple(cells.values()))
+                    if out is not None:
+                        encoded = msgspec.json.format(msgspec.json.encode(result), indent=2)
+                        write_output(out, encoded + b"\n")
     if as_markdown or out is None:
         click.echo(markdown(result), nl=False)
 
