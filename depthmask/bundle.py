@@ -20,6 +20,7 @@ from depthmask.presets import ChainSpec
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 MODEL_FILE = "model.onnx"
+UNSIGNED_SUFFIX = ".unsigned.onnx"
 WEIGHTS_FILE = "weights.bin"
 STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
@@ -75,6 +76,16 @@ class Int8Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return tuple(r for r, gains in self.gain.items() if max(gains.values(), default=0) <= 1)
 
 
+class UnsignedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same int8 graph with uint8 activations (`export.unsigned`), for runtimes that run it faster."""
+
+    file: str
+    runtimes: tuple[str, ...]
+    """Those that run it on the CPU, in place of `GraphRecord.file`."""
+    parity: dict[str, Any]
+    """As in `GraphRecord`."""
+
+
 class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One ONNX graph of the bundle; with a dynamic resolution, the sides are its default's."""
 
@@ -86,6 +97,29 @@ class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     parity: dict[str, Any]
     """Agreement with the fp32 PyTorch chain, measured at export (`ParityReport`)."""
     rewrites: tuple[RewriteRecord, ...] = ()
+    unsigned: UnsignedRecord | None = None
+    """Of int8 bundles."""
+
+    @property
+    def is_unsigned(self) -> bool:
+        """Whether `file` is what only `UnsignedRecord.runtimes` on the CPU run (see `Bundle.spellings`)."""
+        return self.file.endswith(UNSIGNED_SUFFIX)
+
+    @property
+    def label(self) -> str:
+        """For people: `224`, or `224 unsigned`."""
+        return f"{self.resolution} unsigned" if self.is_unsigned else str(self.resolution)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that hold this graph."""
+        return (self.file, self.unsigned.file) if self.unsigned else (self.file,)
+
+    def file_for(self, runtime: str, device: str) -> str:
+        """What a runtime runs on a device (`cpu` or `cuda`)."""
+        if self.unsigned and device == "cpu" and runtime in self.unsigned.runtimes:
+            return self.unsigned.file
+        return self.file
 
     @property
     def resolution(self) -> Resolution:
@@ -154,8 +188,28 @@ class Bundle:
         )
 
     def model_path(self, resolution: Resolution | None = None) -> Path:
-        """The ONNX file of a resolution."""
+        """The ONNX file of a resolution that any runtime can run."""
         return self.path / self.graph(resolution).file
+
+    def model_path_for(self, runtime: str, device: str, resolution: Resolution) -> Path:
+        """The ONNX file that a runtime runs on a device (`cpu` or `cuda`)."""
+        return self.path / self.graph(resolution).file_for(runtime, device)
+
+    def spellings(self) -> tuple[Bundle, ...]:
+        """The bundle once for each way its graphs are written, so that every runtime runs that one."""
+        graphs = self.manifest.graphs
+        found = [tuple(msgspec.structs.replace(graph, unsigned=None) for graph in graphs)]
+        if any(graph.unsigned for graph in graphs):
+            found.append(
+                tuple(
+                    msgspec.structs.replace(graph, file=graph.unsigned.file, unsigned=None)
+                    for graph in graphs
+                    if graph.unsigned
+                )
+            )
+        return tuple(
+            Bundle(self.path, msgspec.structs.replace(self.manifest, graphs=one)) for one in found
+        )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -218,7 +272,9 @@ def _check_names(bundle: Bundle) -> None:
             raise InputError(
                 f"{bundle.path / MANIFEST_FILE} names {name!r}, which is outside the bundle"
             )
-    if not manifest.graphs or any(graph.file not in manifest.files for graph in manifest.graphs):
+    if not manifest.graphs or any(
+        name not in manifest.files for graph in manifest.graphs for name in graph.files
+    ):
         raise InputError(
             f"{bundle.path / MANIFEST_FILE} names no graph, or one that it does not list"
         )
