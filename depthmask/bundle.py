@@ -7,6 +7,7 @@ digest of itself, so that damage anywhere is found when a bundle is opened.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -193,23 +194,25 @@ class Bundle:
 
     def model_path_for(self, runtime: str, device: str, resolution: Resolution) -> Path:
         """The ONNX file that a runtime runs on a device (`cpu` or `cuda`)."""
-        return self.path / self.graph(resolution).file_for(runtime, device)
+        return self.as_run_by(runtime, device).model_path(resolution)
+
+    def as_run_by(self, runtime: str, device: str) -> Bundle:
+        """The bundle with only the files that a runtime runs on a device."""
+        return self._with_files(lambda graph: graph.file_for(runtime, device))
 
     def spellings(self) -> tuple[Bundle, ...]:
         """The bundle once for each way its graphs are written, so that every runtime runs that one."""
-        graphs = self.manifest.graphs
-        found = [tuple(msgspec.structs.replace(graph, unsigned=None) for graph in graphs)]
-        if any(graph.unsigned for graph in graphs):
-            found.append(
-                tuple(
-                    msgspec.structs.replace(graph, file=graph.unsigned.file, unsigned=None)
-                    for graph in graphs
-                    if graph.unsigned
-                )
-            )
-        return tuple(
-            Bundle(self.path, msgspec.structs.replace(self.manifest, graphs=one)) for one in found
+        plain = self._with_files(lambda graph: graph.file)
+        if not any(graph.unsigned for graph in self.manifest.graphs):
+            return (plain,)
+        return plain, self._with_files(lambda graph: graph.files[-1])
+
+    def _with_files(self, choose: Callable[[GraphRecord], str]) -> Bundle:
+        graphs = tuple(
+            msgspec.structs.replace(graph, file=choose(graph), unsigned=None)
+            for graph in self.manifest.graphs
         )
+        return Bundle(self.path, msgspec.structs.replace(self.manifest, graphs=graphs))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -59,7 +59,7 @@ def quantise_unsigned(
         first = min((node for node, _ in takers), key=place.__getitem__)
         pair = Pair(graph, first, value).of_uint8(span)
         for node, index in takers:
-            if node.op_type == "Conv" and node.name in keep_fp32:
+            if node.name in keep_fp32 and held.output(node) in held.holders:
                 # ONNX Runtime makes an integer kernel of any convolution between pairs, unasked; it sees
                 # no pair behind a Clip, even one that cuts nothing off.
                 node.replace_input_with(index, _uncut(graph, node, pair, span))
@@ -91,8 +91,7 @@ class _Held:
         for node in self.convolutions:
             self._hold(node)
         for node in graph:
-            passes_on = node.op_type in _PASSED_ON and stage_of(node) in STAGES
-            if passes_on and all(value in self.holders for value in _data_inputs(node)):
+            if _passes_on(node) and all(value in self.holders for value in _data_inputs(node)):
                 self._hold(node)
 
     def takers(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
@@ -114,13 +113,25 @@ class _Held:
         self._integer.add(node)
         for value in _data_inputs(node):
             self.holders.setdefault(value, node)
-        output = node.outputs[0]
-        users = [use.node for use in output.uses()]
-        if len(users) == 1 and users[0].op_type in _ACTIVATIONS and not output.is_graph_output():
-            self._integer.add(users[0])
-            output = users[0].outputs[0]
+        output = self.output(node)
+        if output is not node.outputs[0]:
+            self._integer.add(next(iter(node.outputs[0].uses())).node)
         if output.uses():
             self.holders.setdefault(output, node)
+
+    @staticmethod
+    def output(node: ir.Node) -> ir.Value:
+        """What a kernel gives: the node's output, or that of the activation that alone reads it."""
+        output = node.outputs[0]
+        users = [use.node for use in output.uses()]
+        fused = len(users) == 1 and users[0].op_type in _ACTIVATIONS
+        return users[0].outputs[0] if fused and not output.is_graph_output() else output
+
+
+def _passes_on(node: ir.Node) -> bool:
+    mode = node.attributes.get("mode")
+    overshoots = mode is not None and mode.as_string() == "cubic"
+    return node.op_type in _PASSED_ON and stage_of(node) in STAGES and not overshoots
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
