@@ -133,6 +133,7 @@ def node_times(
         raise UsageError(
             f"runs must be 1 or more and warmup_runs 0 or more, but got {runs} and {warmup_runs}"
         )
+    bundle = bundle.as_run_by(runtime, "cpu")
     graph = read_graph(bundle, resolution, frame_size)
     profile = _profile_onnxruntime if runtime == "onnxruntime" else _profile_openvino
     inputs = _noise(bundle, resolution, frame_size)

@@ -152,7 +152,8 @@ def _openvino(subject: Subject) -> Run:
 
 
 def _benchmark_app(subject: Subject) -> OwnMeter:
-    app, graph = find_benchmark_app(), subject.bundle.model_path(subject.resolution)
+    app = find_benchmark_app()
+    graph = subject.bundle.model_path_for("openvino", "cpu", subject.resolution)
     return OwnMeter(lambda seconds: benchmark_app_ms(app, graph, subject.threads, seconds))
 
 

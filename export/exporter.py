@@ -16,12 +16,14 @@ from depthmask.atomic import check_target, new_folder
 from depthmask.bundle import (
     MODEL_FILE,
     REFERENCE_FILE,
+    UNSIGNED_SUFFIX,
     Bundle,
     GraphRecord,
     InputKind,
     Manifest,
     Precision,
     RewriteRecord,
+    UnsignedRecord,
     open_bundle,
     record_files,
     write_manifest,
@@ -29,7 +31,7 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
-from depthmask.export.int8 import Int8Options, Quantiser, Tradeoff, open_calibration
+from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
@@ -37,6 +39,7 @@ from depthmask.export.reference import Reference, make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
 from depthmask.export.tradeoff import save_tradeoffs
+from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution, to_network
 from depthmask.models.describe import gmac
@@ -158,18 +161,27 @@ def export_chain(
     )
     pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
     int8_record = None
+    unsigned: dict[Resolution, ir.Model] = {}
     tradeoffs: dict[Resolution, Tradeoff] = {}
     if calibration is not None:
         quantiser = Quantiser(int8, calibration, reference, data, chain.spec.kind)
         expected = pytorch_accuracy.get("pytorch", {})
-        models, tradeoffs = _to_int8(
+        graphs, tradeoffs = _to_int8(
             models, quantiser, _runners(chain, options), expected, progress
         )
+        models = {r: one.symmetric for r, one in graphs.items()}
+        unsigned = {r: one.unsigned for r, one in graphs.items()}
         int8_record = quantiser.record(tradeoffs)
         fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
-        save_models({_file_name(r, options): model for r, model in models.items()}, folder)
+        files = {_file_name(r, options): model for r, model in models.items()}
+        unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
+        if len(models) > 1:
+            save_models({**files, **unsigned_files}, folder)
+        else:  # one resolution's files stand alone
+            save_models(files, folder)
+            save_models(unsigned_files, folder)
         if tradeoffs:
             save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
@@ -191,6 +203,11 @@ def export_chain(
                     gmac=round(_gmac(chain, r, options) - saved_gmac(records[r]), 4),
                     parity={},
                     rewrites=records[r],
+                    unsigned=UnsignedRecord(
+                        file=_unsigned_name(r, options), runtimes=UNSIGNED_RUNTIMES, parity={}
+                    )
+                    if r in unsigned
+                    else None,
                 )
                 for r in options.resolutions
             ),
@@ -260,7 +277,7 @@ def _to_int8(
     runners: Mapping[Resolution, GraphRunner],
     expected: Mapping[str, Any],
     progress: Progress,
-) -> tuple[dict[Resolution, ir.Model], dict[Resolution, Tradeoff]]:
+) -> tuple[dict[Resolution, Int8Graphs], dict[Resolution, Tradeoff]]:
     found = {
         resolution: quantiser(
             model,
@@ -270,7 +287,7 @@ def _to_int8(
         )
         for resolution, model in models.items()
     }
-    return {r: model for r, (model, _) in found.items()}, {r: t for r, (_, t) in found.items()}
+    return {r: graphs for r, (graphs, _) in found.items()}, {r: t for r, (_, t) in found.items()}
 
 
 def _kept(tradeoffs: Mapping[Resolution, Tradeoff]) -> tuple[str, ...]:
@@ -304,9 +321,15 @@ def _pytorch_accuracy(
 
 
 def _with_report(manifest: Manifest, report: VerifyReport) -> Manifest:
+    parities = {parity.graph.file: parity.as_dict() for parity in report.parities}
     graphs = tuple(
-        msgspec.structs.replace(graph, parity=parity.as_dict())
-        for graph, parity in zip(manifest.graphs, report.parities, strict=True)
+        msgspec.structs.replace(
+            graph,
+            parity=parities[graph.file],
+            unsigned=graph.unsigned
+            and msgspec.structs.replace(graph.unsigned, parity=parities[graph.unsigned.file]),
+        )
+        for graph in manifest.graphs
     )
     found = {"bundle": msgspec.to_builtins(report.accuracies)} if report.accuracies else {}
     return msgspec.structs.replace(
@@ -333,6 +356,10 @@ def _file_name(resolution: Resolution, options: ExportOptions) -> str:
     if resolution == options.resolutions[-1]:
         return MODEL_FILE
     return f"model-{resolution}.onnx"
+
+
+def _unsigned_name(resolution: Resolution, options: ExportOptions) -> str:
+    return Path(_file_name(resolution, options)).stem + UNSIGNED_SUFFIX
 
 
 def _versions() -> dict[str, str]:

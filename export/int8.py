@@ -16,11 +16,12 @@ from depthmask.errors import InputError
 from depthmask.export import budget as budgets
 from depthmask.export.budget import GraphRunner, Judge
 from depthmask.export.calibration import LEAST_IMAGES, Calibrator, calibrate
-from depthmask.export.precision_search import Point, choose, search
-from depthmask.export.quantise import quantise, site_macs, sites
+from depthmask.export.precision_search import Losses, Point, choose, search
+from depthmask.export.quantise import Range, quantise, site_macs, sites
 from depthmask.export.reference import PHOTO_COUNT, Reference
 from depthmask.export.sensitivity import SiteError, sensitivity
 from depthmask.export.tune import fastest_ms
+from depthmask.export.unsigned import quantise_unsigned
 from depthmask.frames import Resolution, UInt8Array, read_image
 from depthmask.presets import Kind
 from depthmask.samples import Samples, shipped_photos
@@ -120,6 +121,27 @@ def _views(photo_HW3: UInt8Array) -> list[UInt8Array]:
 
 
 @dataclass(frozen=True)
+class Int8Graphs:
+    """The same choice of sites in both spellings."""
+
+    symmetric: ir.Model
+    """By `quantise`."""
+    unsigned: ir.Model
+    """By `quantise_unsigned`."""
+
+
+def _losses(model: ir.Model, ranges: Mapping[str, Range], judge: Judge) -> Losses:
+    """What the worse of both spellings loses."""
+
+    def losses(kept_fp32: frozenset[str]) -> dict[str, float]:
+        symmetric = judge(quantise(model, ranges, kept_fp32))
+        unsigned = judge(quantise_unsigned(model, ranges, kept_fp32))
+        return {name: max(symmetric[name], unsigned[name]) for name in symmetric}
+
+    return losses
+
+
+@dataclass(frozen=True)
 class Quantiser:
     """Brings graphs of one chain to int8.
 
@@ -145,8 +167,8 @@ class Quantiser:
         runner: GraphRunner,
         expected: AccuracyResult | None,
         progress: Progress,
-    ) -> tuple[ir.Model, Tradeoff]:
-        """The graph in int8 within the budget, and what was tried.
+    ) -> tuple[Int8Graphs, Tradeoff]:
+        """The graph in int8 within the budget, in both spellings, and what was tried.
 
         Args:
             model: the float32 graph.
@@ -163,22 +185,24 @@ class Quantiser:
         ranges = calibrate(model, batches, self.options.calibrator)
         progress(f"measuring the sensitivity of {len(sites(model))} sites at {resolution}")
         few = budgets.agreement_judge(runner, self.reference, _SENSITIVITY_FRAMES)
-        errors = sensitivity(model, ranges, few)
+        errors = sensitivity(sites(model), _losses(model, ranges, few))
         progress(f"searching what int8 may compute at {resolution}")
         judge, budget = self._judge(runner, expected)
         points = search(
             [error.site for error in errors],
             site_macs(model),
-            lambda kept: judge(quantise(model, ranges, kept)),
+            _losses(model, ranges, judge),
             budget,
         )
         progress(f"timing {len(points)} choices at {resolution}")
-        models = {
-            str(i): quantise(model, ranges, frozenset(p.kept_fp32)) for i, p in enumerate(points)
+        timed = {
+            str(i): quantise_unsigned(model, ranges, frozenset(p.kept_fp32))
+            for i, p in enumerate(points)
         }
-        points = self._timed(points, models, batches[0])
+        points = self._timed(points, timed, batches[0])
         chosen = points.index(choose(points, resolution))
-        return models[str(chosen)], Tradeoff(points, chosen, errors)
+        symmetric = quantise(model, ranges, frozenset(points[chosen].kept_fp32))
+        return Int8Graphs(symmetric, timed[str(chosen)]), Tradeoff(points, chosen, errors)
 
     def _judge(
         self, runner: GraphRunner, expected: AccuracyResult | None

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
-from depthmask.bundle import REFERENCE_FILE, Bundle, Int8Record, Manifest, Precision
+from depthmask.bundle import REFERENCE_FILE, Bundle, GraphRecord, Int8Record, Manifest, Precision
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.blame import Blame, find_blame
 from depthmask.export.reference import Reference
@@ -66,9 +66,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The outputs of one resolution against PyTorch; true when all hold."""
+    """The outputs of one graph file against PyTorch; true when all hold."""
 
-    resolution: Resolution
+    graph: GraphRecord
     runtime: str
     agreements: tuple[Agreement, ...]
     original: str = "PyTorch"
@@ -80,6 +80,11 @@ class ParityReport:
         return all(self.agreements)
 
     @property
+    def label(self) -> str:
+        """The resolution, and which spelling of the graph where there are two."""
+        return self.graph.label
+
+    @property
     def is_finite(self) -> bool:
         """Whether every output of every frame was."""
         return all(agreement.finite for agreement in self.agreements)
@@ -87,6 +92,7 @@ class ParityReport:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; errors in the output's own unit."""
         return {
+            "file": self.graph.file,
             "runtime": self.runtime,
             "holds": bool(self),
             **({"blame": self.blame.as_dict()} if self.blame else {}),
@@ -103,10 +109,10 @@ class ParityReport:
     def failures(self) -> list[str]:
         """What does not hold, in words; the last says what is to blame."""
         failures = [
-            f"at {self.resolution} the {a.output} differs from {self.original} by"
+            f"at {self.label} the {a.output} differs from {self.original} by"
             f" {a.relative_error:.2g} of its range (allowed {a.tolerance:g})"
             if a.finite
-            else f"at {self.resolution} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
+            else f"at {self.label} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
             for a in self.agreements
             if not a
         ]
@@ -121,7 +127,7 @@ class VerifyReport:
 
     parities: tuple[ParityReport, ...]
     accuracies: dict[str, AccuracyResult] = field(default_factory=dict)
-    """By resolution, where data were given."""
+    """By graph (`GraphRecord.label`), where data were given."""
     drops: tuple[str, ...] = ()
     """Losses of accuracy beyond the budget, in words."""
     extremes: tuple[str, ...] = ()
@@ -152,7 +158,7 @@ def verify_bundle(
     threads: int | None = None,
     chain: MaskDepthChain | None = None,
 ) -> VerifyReport:
-    """Run every graph of a bundle on this machine and compare with the reference it carries.
+    """Run every graph file of a bundle on this machine and compare with the reference it carries.
 
     A graph that does not agree is taken apart, to say which stage and tensor are to blame.
 
@@ -186,17 +192,25 @@ def verify_bundle(
     if data is None and int8 is not None and int8.gate == "accuracy":
         data = _judged_samples(manifest)
     max_drop = int8.budget if int8 is not None and int8.gate == "accuracy" else LARGEST_DROP_POINTS
-    parities, accuracies, drops, extremes = [], {}, [], []
+    parities, drops, extremes = [], [], []
+    accuracies: dict[str, AccuracyResult] = {}
     unchecked = _missing_for_extremes()
-    for resolution in manifest.resolutions:
+    kind = manifest.chain.kind
+    graphs = ((one, graph) for one in bundle.spellings() for graph in one.manifest.graphs)
+    for spelled, graph in graphs:
+        resolution = graph.resolution
         explain = partial(
-            find_blame, bundle, resolution, reference, tolerance=tolerance, chain=chain
+            find_blame, spelled, resolution, reference, tolerance=tolerance, chain=chain
         )
         try:
             opened = open_runtime(
-                bundle, resolution, runtime=runtime, device=device, threads=threads
+                spelled,
+                resolution,
+                runtime=runtime,
+                device="cpu" if graph.is_unsigned else device,
+                threads=threads,
             )
-            pipeline = Pipeline(bundle, opened, resolution)
+            pipeline = Pipeline(spelled, opened, resolution)
             parity = check_parity(pipeline, reference)
         except InputError as error:
             blame = explain(runtime=runtime)
@@ -207,13 +221,12 @@ def verify_bundle(
             parities.append(parity)
             drops += disagreements(parity, int8)
             if data is not None and parity.is_finite:
-                accuracies[str(resolution)] = found = accuracy(pipeline, data)
+                accuracies[graph.label] = found = accuracy(pipeline, data)
                 expected = pytorch_accuracy(manifest, resolution, found)
                 if expected is not None:
-                    kind = manifest.chain.kind
-                    drops += accuracy_drops(expected, found, kind, resolution, max_drop)
+                    drops += accuracy_drops(expected, found, kind, graph.label, max_drop)
         if not unchecked:
-            extremes += _extremes(bundle, resolution, reference)
+            extremes += _extremes(spelled, resolution, reference)
     return VerifyReport(tuple(parities), accuracies, tuple(drops), tuple(extremes), unchecked)
 
 
@@ -234,8 +247,9 @@ def _extremes(bundle: Bundle, resolution: Resolution, reference: Reference) -> l
         for name, frame in zip(reference.frame_names, reference.frames, strict=True)
         if name in ("photo 1", "noise", "black", "white")
     }
+    label = bundle.graph(resolution).label
     return [
-        f"at {resolution} the depth of {case} holds NaN or infinity"
+        f"at {label} the depth of {case} holds NaN or infinity"
         for case in not_finite(load_graph(bundle, resolution), inputs)
     ]
 
@@ -274,7 +288,10 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
     )
     runtime: Runtime = pipeline.runtime
     return ParityReport(
-        pipeline.resolution, runtime.name, agreements, pipeline.manifest.chain.original
+        pipeline.bundle.graph(pipeline.resolution),
+        runtime.name,
+        agreements,
+        pipeline.manifest.chain.original,
     )
 
 
@@ -282,14 +299,13 @@ def accuracy_drops(
     before: AccuracyResult,
     after: AccuracyResult,
     kind: Kind,
-    resolution: Resolution,
+    where: object,
     max_drop: Mapping[str, float] = LARGEST_DROP_POINTS,
 ) -> list[str]:
     """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
     losses = accuracy_losses(before, after, kind)
     return [
-        f"at {resolution} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed"
-        f" {max_drop[name]:g})"
+        f"at {where} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed {max_drop[name]:g})"
         for name, points in losses.items()
         if points > max_drop[name]
     ]
@@ -323,7 +339,7 @@ def disagreements(parity: ParityReport, int8: Int8Record | None) -> list[str]:
         return []
     found = disagreement(*parity.agreements)
     return [
-        f"at {parity.resolution} the {name} against PyTorch is {value:.4f} (allowed"
+        f"at {parity.label} the {name} against PyTorch is {value:.4f} (allowed"
         f" {int8.budget[name]:g})"
         for name, value in found.items()
         if not value <= int8.budget[name]

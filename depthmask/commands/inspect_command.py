@@ -68,6 +68,13 @@ def _print_summary(bundle: Bundle) -> None:
             f"{rewritten} of {len(graph.rewrites)}",
         )
     console.print(table)
+    for graph in manifest.graphs:
+        if graph.unsigned:
+            runtimes = " and ".join(graph.unsigned.runtimes)
+            console.print(
+                f"{graph.resolution}: {runtimes} on the CPU run {graph.unsigned.file} (uint8 activations),"
+                f" everything else {graph.file} (symmetric int8)"
+            )
 
 
 def _print_rewrites(graph: GraphRecord) -> None:

@@ -47,7 +47,7 @@ def open_runtime(
             f"--device {device} was asked for, but the openvino runtime has the CPU only. Try"
             " --runtime onnxruntime"
         )
-    path = bundle.model_path(resolution)
+    path = bundle.model_path_for("openvino", "cpu", resolution)
     try:
         compiled = compile_for_cpu(str(path), threads)
     except RuntimeError as error:

@@ -15,7 +15,9 @@ from depthmask.export import export_chain, verify_bundle
 from depthmask.export.budget import parse_max_drop
 from depthmask.export.int8 import Int8Options
 from depthmask.export.precision_search import choose, search
+from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.frames import Resolution
+from depthmask.runtimes import open_runtime
 from depthmask.samples import open_samples
 
 SMALL = Resolution(32, 32)
@@ -56,6 +58,37 @@ def test_an_int8_bundle_is_int8_symmetric_and_says_how_it_came_about(int8_bundle
     assert set(record.gain["32"]) <= {"onnxruntime", "openvino"}
 
 
+def test_cpus_run_the_unsigned_spelling_and_manifest_and_inspect_say_so(int8_bundle, dmx_inside):
+    graph = int8_bundle.graph()
+    assert (graph.file, graph.unsigned.file) == ("model.onnx", "model.unsigned.onnx")
+    assert graph.unsigned.runtimes == UNSIGNED_RUNTIMES
+    assert set(graph.files) <= set(int8_bundle.manifest.files)
+    assert graph.unsigned.parity["file"] == "model.unsigned.onnx"
+    assert graph.unsigned.parity["mask"]["mean_error"] < 0.01
+    assert int8_bundle.model_path_for("onnxruntime", "cuda", SMALL).name == "model.onnx"
+    code, out, _ = dmx_inside("inspect", int8_bundle.path)
+    assert code == 0
+    said = " ".join(out.split())
+    assert f"{' and '.join(UNSIGNED_RUNTIMES)} on the CPU run model.unsigned.onnx" in said
+
+
+@pytest.mark.parametrize("runtime", UNSIGNED_RUNTIMES)
+def test_a_runtime_runs_the_file_that_the_manifest_names(int8_bundle, runtime):
+    (frame,) = open_samples().spread(1)
+    (plain, unsigned) = int8_bundle.spellings()
+    manifest_s, named, other = (
+        open_runtime(bundle, SMALL, runtime=runtime, device="cpu").run(
+            {"frame": frame.image_HW3[None]}
+        )
+        for bundle in (int8_bundle, unsigned, plain)
+    )
+    for role in ("mask", "depth"):
+        np.testing.assert_array_equal(manifest_s[role], named[role])
+        np.testing.assert_allclose(manifest_s[role], other[role], atol=0.02)
+    # The search may have left one of the networks as it was.
+    assert any((manifest_s[role] != other[role]).any() for role in ("mask", "depth"))
+
+
 def test_the_tradeoff_is_in_the_bundle(int8_bundle):
     tradeoff = json.loads((int8_bundle.path / "tradeoff.json").read_text())["resolutions"]["32"]
     assert tradeoff["points"][0]["int8_sites"] == 0
@@ -78,6 +111,8 @@ def test_verify_repeats_the_gate_of_agreement(int8_bundle):
     assert [text.split(" against")[0] for text in failures] == [
         "at 32 the mask_mae",
         "at 32 the depth_abs_rel",
+        "at 32 unsigned the mask_mae",
+        "at 32 unsigned the depth_abs_rel",
     ]
 
 
