@@ -27,6 +27,24 @@ def constant_array(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """A whole number of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """Several."""
+    found = node.attributes.get(name)
+    return tuple(default if found is None else found.as_ints())
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A word of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_string()
+
+
 class Site:
     """Adds nodes in front of a node, named after it and with its stage."""
 
@@ -51,7 +69,7 @@ class Site:
     def node(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shape: Sequence[int],
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
@@ -62,7 +80,7 @@ class Site:
     def nodes(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shapes: Sequence[Sequence[int]],
         attributes: Mapping[str, Any] | None = None,
     ) -> list[ir.Value]:
@@ -80,6 +98,22 @@ class Site:
         node.metadata_props.update(self._before.metadata_props)
         self._graph.insert_before(self._before, node)
         return outputs
+
+    def like(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], shape: Sequence[int] | None
+    ) -> ir.Value:
+        """A new node with the operator and the attributes of another."""
+        name = self._next(node.op_type)
+        output = ir.Value(
+            name=name,
+            shape=None if shape is None else ir.Shape(list(shape)),
+            type=ir.TensorType(ir.DataType.FLOAT),
+        )
+        attributes = list(node.attributes.values())
+        new = ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[output], name=name)
+        new.metadata_props.update(self._before.metadata_props)
+        self._graph.insert_before(self._before, new)
+        return output
 
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """A Reshape to sides that are all known."""

@@ -73,6 +73,11 @@ class UpsampleConv:
         """The site's: that of the Resize without its operator."""
         return (self.resize.name or "").rsplit("/", 1)[0]
 
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """In order."""
+        return (self.resize, *self.convolutions)
+
     def matrices(self) -> tuple[Matrix, Matrix]:
         """U_y and U_x."""
         mode = _transformation(self.resize)
@@ -139,8 +144,13 @@ def macs(site: UpsampleConv, form: Form | None) -> int:
     return site.batch * (convolution + channels_out * (columns * w * left + high * right))
 
 
-def moved_floats(site: UpsampleConv, form: Form) -> int:
-    """How many numbers a form writes beside its output, only to read them again."""
+def moved_floats(site: UpsampleConv, form: Form | None) -> int:
+    """How many numbers a form writes beside its output, only to read them again.
+
+    As exported, a convolution reads its input in place.
+    """
+    if form is None:
+        return 0
     (h, w), (high, wide) = site.size_in, site.size_out
     rows, columns = len(site.row_offsets), len(site.column_offsets)
     channels_out = sum(site.channels_out)
