@@ -184,9 +184,7 @@ def _earlier(out: Path | None, fresh: ExportSpeed) -> ExportSpeed:
     show_default=True,
     help="Presets (untrained weights of seed 0 where none ship), or ONNX depth models.",
 )
-@click.option(
-    "--resolutions", type=options.RESOLUTIONS, default="64,128,224", show_default=True
-)
+@click.option("--resolutions", type=options.RESOLUTIONS, default="64,128,224", show_default=True)
 @click.option("--precision", type=click.Choice(("fp32", "fp16", "int8")), default="fp32")
 @click.option("--tune", is_flag=True, help="Rewrites chosen by a measurement, not by the model.")
 @click.option("--parts", type=options.NAMES, default=",".join(PARTS), show_default=True)

@@ -28,6 +28,24 @@ def constant_array(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """A whole number of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """Several."""
+    found = node.attributes.get(name)
+    return tuple(default if found is None else found.as_ints())
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A word of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_string()
+
+
 @dataclass(frozen=True)
 class ConvGeometry:
     """What a Conv of two dimensions is, defaults filled in."""
@@ -44,30 +62,23 @@ def conv_geometry(node: ir.Node) -> ConvGeometry | None:
     """Of a two-dimensional Conv with constant weights and bias, and pads in numbers; else None."""
     weight = constant_array(node.inputs[1]) if node.op_type == "Conv" else None
     biased = len(node.inputs) > 2 and node.inputs[2] is not None
-    padding = node.attributes.get("auto_pad")
     if (
         weight is None
         or weight.ndim != 4
         or node.inputs[0] is node.inputs[1]
         or (biased and constant_array(node.inputs[2]) is None)
-        or (padding is not None and padding.as_string() != "NOTSET")
+        or string_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
     ):
         return None
-
-    def numbers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        found = node.attributes.get(name)
-        return default if found is None else tuple(found.as_ints())
-
-    group = node.attributes.get("group")
-    stride_y, stride_x = numbers("strides", (1, 1))
-    dilation_y, dilation_x = numbers("dilations", (1, 1))
-    top, left, bottom, right = numbers("pads", (0, 0, 0, 0))
+    stride_y, stride_x = ints_attribute(node, "strides", (1, 1))
+    dilation_y, dilation_x = ints_attribute(node, "dilations", (1, 1))
+    top, left, bottom, right = ints_attribute(node, "pads", (0, 0, 0, 0))
     return ConvGeometry(
         weight_OCKL=weight,
         strides=(stride_y, stride_x),
         dilations=(dilation_y, dilation_x),
         pads=(top, left, bottom, right),
-        group=1 if group is None else group.as_int(),
+        group=int_attribute(node, "group", 1),
     )
 
 
@@ -95,7 +106,7 @@ class Site:
     def node(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shape: Sequence[int],
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
@@ -106,7 +117,7 @@ class Site:
     def nodes(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shapes: Sequence[Sequence[int]],
         attributes: Mapping[str, Any] | None = None,
     ) -> list[ir.Value]:
@@ -124,6 +135,22 @@ class Site:
         node.metadata_props.update(self._before.metadata_props)
         self._graph.insert_before(self._before, node)
         return outputs
+
+    def like(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], shape: Sequence[int] | None
+    ) -> ir.Value:
+        """A new node with the operator and the attributes of another."""
+        name = self._next(node.op_type)
+        output = ir.Value(
+            name=name,
+            shape=None if shape is None else ir.Shape(list(shape)),
+            type=ir.TensorType(ir.DataType.FLOAT),
+        )
+        attributes = list(node.attributes.values())
+        new = ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[output], name=name)
+        new.metadata_props.update(self._before.metadata_props)
+        self._graph.insert_before(self._before, new)
+        return output
 
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """A Reshape to sides that are all known."""

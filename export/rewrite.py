@@ -15,58 +15,114 @@ import onnx_ir as ir
 
 from depthmask.bundle import Precision, RewriteRecord
 from depthmask.errors import UsageError
-from depthmask.export import upsample_conv, winograd
+from depthmask.export import (
+    fold_norm,
+    merge_convs,
+    nearest_polyphase,
+    plain_nearest,
+    upsample_conv,
+    winograd,
+)
 from depthmask.export.tune import cut_out, fastest_ms
 
 Profile = Literal["cpu", "gpu"]
 
 
-class Site(Protocol):
-    """Where a rewrite fits."""
+class RewriteSite(Protocol):
+    """Where a rewrite fits; what else it holds is its module's."""
 
     @property
     def name(self) -> str:
-        """For people."""
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """What can be put in its place."""
+        """In the graph's terms, for people."""
+        ...
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """What is replaced; the first reads the site's only input."""
+        """In order; the first reads the site's input."""
+        ...
 
 
-class Rewrite(Protocol):
-    """A module that states a theorem and rewrites by it; sites are its own."""
+@dataclass(frozen=True)
+class Rewrite:
+    """What a rewrite's module gives: its sites, of a type of its own, and what is said of each form."""
 
-    @property
-    def MOVES_ROWS(self) -> bool:
-        """Whether numbers are moved in the same order or in whole rows."""
+    find: Callable[[ir.Graph], Iterator[Any]]
+    forms: Callable[[Any], tuple[str, ...]]
+    apply: Callable[[ir.Graph, Any, Any], None]
+    macs: Callable[[Any, Any], int]
+    """Multiply-accumulates; of None: as exported."""
+    moved_floats: Callable[[Any, Any], int]
+    """Numbers that are written beside the output, or read once more."""
+    is_timed: bool = True
+    """False where less is done in any case, so that `--tune` has nothing to decide."""
+    moves_rows: bool = False
+    """Whether numbers are moved in the same order or in whole rows."""
+    is_selective: bool = False
+    """True where there are many sites, and few where it can pay: the others are not even listed."""
+    is_float32_only: bool = False
+    """True where other types are too coarse for what is computed in between."""
 
-    def find(self, graph: ir.Graph) -> Iterator[Any]:
-        """The sites."""
 
-    def apply(self, graph: ir.Graph, site: Any, form: Any) -> None:  # noqa: ANN401
-        """Put a form in a site's place."""
-
-    def macs(self, site: Any, form: Any) -> int:  # noqa: ANN401
-        """Multiply-accumulates of a form; None: as exported."""
-
-    def moved_floats(self, site: Any, form: Any) -> int:  # noqa: ANN401
-        """What a form writes beside its output, only to read it again."""
-
-
-REWRITES: dict[str, Rewrite] = {"upsample-conv": upsample_conv, "winograd": winograd}
-"""In the order in which they are applied."""
-_FLOAT32_ONLY = ("winograd",)
+REWRITES: dict[str, Rewrite] = {
+    "fold-norm": Rewrite(
+        fold_norm.find,
+        lambda site: fold_norm.FORMS,
+        fold_norm.apply,
+        fold_norm.macs,
+        fold_norm.moved_floats,
+        is_timed=False,
+    ),
+    "nearest-polyphase": Rewrite(
+        nearest_polyphase.find,
+        nearest_polyphase.forms,
+        nearest_polyphase.apply,
+        nearest_polyphase.macs,
+        nearest_polyphase.moved_floats,
+    ),
+    "plain-nearest": Rewrite(
+        plain_nearest.find,
+        lambda site: plain_nearest.FORMS,
+        plain_nearest.apply,
+        plain_nearest.macs,
+        plain_nearest.moved_floats,
+        is_timed=False,
+    ),
+    "upsample-conv": Rewrite(
+        upsample_conv.find,
+        lambda site: upsample_conv.FORMS,
+        upsample_conv.apply,
+        upsample_conv.macs,
+        upsample_conv.moved_floats,
+    ),
+    "merge-convs": Rewrite(
+        merge_convs.find,
+        lambda site: merge_convs.FORMS,
+        merge_convs.apply,
+        merge_convs.macs,
+        merge_convs.moved_floats,
+    ),
+    "winograd": Rewrite(
+        winograd.find,
+        winograd.forms,
+        winograd.apply,
+        winograd.macs,
+        winograd.moved_floats,
+        moves_rows=True,
+        is_selective=True,
+        is_float32_only=True,
+    ),
+}
+"""In the order in which they are applied: folding shows the sites of others, merging finds what they made,
+and what is a convolution in the end may become products.
+"""
+NAMES = tuple(REWRITES)
 
 Timings = Callable[[Mapping[str, ir.Model]], dict[str, dict[str, float]]]
 """Milliseconds by runtime and name, as `tune.fastest_ms`."""
 
 _AS_EXPORTED = "as exported"
 _HOPELESS = 1.25
-"""What the cost model expects to take so much longer is neither measured nor listed."""
+"""What the cost model expects to take so much longer cannot pay."""
 _WORTH_IT = 0.95
 """A rewrite that saves less than a twentieth is not made: measurements are no better than that."""
 
@@ -95,8 +151,8 @@ class RewriteOptions:
     """How rewrites are chosen.
 
     Args:
-        names: `auto` (what pays), `all` (at every site, the form that the cost model likes best), `none`,
-            or names of rewrites, of which every site is rewritten.
+        names: `auto` (what pays), `all` (at every site where it can pay, the form that the cost model likes
+            best), `none`, or names of rewrites, of which every site is rewritten.
         profile: the kind of machine that the cost model is of.
         tune: measure every form of every site on this machine instead.
         threads: that the measurement uses.
@@ -109,15 +165,10 @@ class RewriteOptions:
 
     def __post_init__(self) -> None:
         for name in self.names.split(","):
-            if name not in ("auto", "all", "none", *REWRITES):
-                known = ", ".join(REWRITES)
+            if name not in ("auto", "all", "none", *NAMES):
                 raise UsageError(
-                    f"a rewrite must be auto, all, none, or of {known}, but got {name!r}"
+                    f"a rewrite must be auto, all, none, or of {', '.join(NAMES)}, but got {name!r}"
                 )
-
-    def asks_for(self, name: str) -> bool:
-        """Whether sites of this rewrite are looked at."""
-        return not {"auto", "all", name}.isdisjoint(self.names.split(","))
 
 
 def rewrite(
@@ -141,82 +192,89 @@ def rewrite(
     if options.names == "none":
         return model, ()
     model = model.clone()
-    records: list[RewriteRecord] = []
-    for name, kind in REWRITES.items():
-        if options.asks_for(name) and (precision == "fp32" or name not in _FLOAT32_ONLY):
-            records += _rewritten(model.graph, name, kind, options, timings)
+    chosen = [name for name in NAMES if name in options.names.split(",")]
+    records = []
+    if not chosen or "fold-norm" in chosen:
+        fold_norm.fold_constants(model.graph)
+    for name in chosen or NAMES:
+        one = REWRITES[name]
+        if one.is_float32_only and precision != "fp32":
+            continue
+        for site in list(one.find(model.graph)):
+            if one.is_selective and not chosen and _is_hopeless(one, site, options.profile):
+                continue
+            measured = (
+                _measured(one, site, options, timings) if options.tune and one.is_timed else {}
+            )
+            form = _choose(one, site, options, measured)
+            records.append(_record(name, site, form, options.profile, measured))
+            if form is not None:
+                one.apply(model.graph, site, form)
     return model, tuple(records)
 
 
-def _rewritten(
-    graph: ir.Graph, name: str, kind: Rewrite, options: RewriteOptions, timings: Timings | None
-) -> Iterator[RewriteRecord]:
-    for site in list(kind.find(graph)):
-        if options.names == "auto" and _is_hopeless(kind, site, options.profile):
-            continue
-        measured = _measured(kind, site, options, timings) if options.tune else {}
-        form = _choose(kind, site, options, measured)
-        yield _record(name, kind, site, form, options.profile, measured)
-        if form is not None:
-            kind.apply(graph, site, form)
-
-
-def predicted_ms(kind: Rewrite, site: Site, form: str | None, profile: Profile) -> float:
+def predicted_ms(one: Rewrite, site: RewriteSite, form: str | None, profile: Profile) -> float:
     """What the cost model says; None: as exported."""
     rates = RATES[profile]
-    # A convolution as exported reads its input in place.
-    floats = kind.moved_floats(site, form) if form is not None else 0
-    ps_per_float = rates.ps_per_float_in_rows if kind.MOVES_ROWS else rates.ps_per_float
-    return 1e-9 * (kind.macs(site, form) * rates.ps_per_mac + floats * ps_per_float)
+    ps_per_float = rates.ps_per_float_in_rows if one.moves_rows else rates.ps_per_float
+    ps = one.macs(site, form) * rates.ps_per_mac + one.moved_floats(site, form) * ps_per_float
+    return 1e-9 * ps
 
 
-def _is_hopeless(kind: Rewrite, site: Site, profile: Profile) -> bool:
-    as_exported = predicted_ms(kind, site, None, profile)
+def _is_hopeless(one: Rewrite, site: RewriteSite, profile: Profile) -> bool:
+    as_exported = predicted_ms(one, site, None, profile)
     return all(
-        predicted_ms(kind, site, form, profile) > _HOPELESS * as_exported for form in site.forms
+        predicted_ms(one, site, form, profile) > _HOPELESS * as_exported for form in one.forms(site)
     )
 
 
 def _choose(
-    kind: Rewrite, site: Site, options: RewriteOptions, measured: Mapping[str | None, float]
+    one: Rewrite, site: RewriteSite, options: RewriteOptions, measured: Mapping[str | None, float]
 ) -> str | None:
-    cost = measured or {
-        form: predicted_ms(kind, site, form, options.profile) for form in (None, *site.forms)
+    forms = one.forms(site)
+    cost = {
+        form: measured[form] if measured else predicted_ms(one, site, form, options.profile)
+        for form in (*forms, None)
     }
-    best = min(site.forms, key=cost.__getitem__)
-    return best if options.names != "auto" or cost[best] <= _WORTH_IT * cost[None] else None
+    best = min(forms, key=cost.__getitem__)
+    if options.names != "auto" or not one.is_timed:
+        return best
+    return best if cost[best] <= _WORTH_IT * cost[None] else None
 
 
 def _measured(
-    kind: Rewrite, site: Site, options: RewriteOptions, timings: Timings | None
+    one: Rewrite, site: RewriteSite, options: RewriteOptions, timings: Timings | None
 ) -> dict[str | None, float]:
     """One number per form: the geometric mean over the runtimes, since one graph serves them all."""
     models: dict[str, ir.Model] = {_AS_EXPORTED: cut_out(site.nodes)}
-    for form in site.forms:
+    forms = one.forms(site)
+    for form in forms:
         models[form] = models[_AS_EXPORTED].clone()
-        (alone,) = kind.find(models[form].graph)
-        kind.apply(models[form].graph, alone, form)
+        (alone,) = one.find(models[form].graph)
+        one.apply(models[form].graph, alone, form)
     found = timings(models) if timings else fastest_ms(models, options.threads)
-    names: dict[str | None, str] = {None: _AS_EXPORTED, **{form: form for form in site.forms}}
+    names: dict[str | None, str] = {None: _AS_EXPORTED, **{form: form for form in forms}}
     return {form: geometric_mean(ms[name] for ms in found.values()) for form, name in names.items()}
 
 
 def _record(
     name: str,
-    kind: Rewrite,
-    site: Site,
+    site: RewriteSite,
     form: str | None,
     profile: Profile,
     measured: Mapping[str | None, float],
 ) -> RewriteRecord:
-    predicted = predicted_ms(kind, site, None, profile) / predicted_ms(kind, site, form, profile)
+    one = REWRITES[name]
+    after = predicted_ms(one, site, form, profile)
     return RewriteRecord(
         site=site.name,
         rewrite=name,
         form=form,
-        gmac_before=round(kind.macs(site, None) / 1e9, 4),
-        gmac_after=round(kind.macs(site, form) / 1e9, 4),
-        predicted_gain=round(predicted, 3) if form else 1.0,
+        gmac_before=round(one.macs(site, None) / 1e9, 4),
+        gmac_after=round(one.macs(site, form) / 1e9, 4),
+        predicted_gain=round(predicted_ms(one, site, None, profile) / after, 3)
+        if form and after
+        else 1.0,
         measured_gain=round(measured[None] / measured[form], 3) if measured else None,
     )
 

@@ -24,9 +24,13 @@ Call = Callable[[], object]
 
 
 def cut_out(nodes: Sequence[ir.Node]) -> ir.Model:
-    """A model of these nodes alone, with their weights; its input is what the first of them reads."""
+    """A model of nodes alone, with their weights.
+
+    Its input is what the first reads, its outputs what none of the nodes reads.
+    """
     source = nodes[0].inputs[0]
     assert source is not None
+    read = {value for node in nodes for value in node.inputs}
     values: dict[ir.Value, ir.Value] = {}
 
     def twin(value: ir.Value) -> ir.Value:
@@ -35,9 +39,6 @@ def cut_out(nodes: Sequence[ir.Node]) -> ir.Model:
                 name=value.name, shape=value.shape, type=value.type, const_value=value.const_value
             )
         return values[value]
-
-    def within(value: ir.Value) -> bool:
-        return any(use.node in nodes for use in value.uses())
 
     twins = [
         ir.node(
@@ -51,7 +52,7 @@ def cut_out(nodes: Sequence[ir.Node]) -> ir.Model:
     ]
     graph = ir.Graph(
         [twin(source)],
-        [twin(output) for node in nodes for output in node.outputs if not within(output)],
+        [twin(value) for node in nodes for value in node.outputs if value not in read],
         nodes=twins,
         initializers=[v for v in values.values() if v.const_value is not None],
         opset_imports={"": 18},

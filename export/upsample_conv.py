@@ -44,8 +44,6 @@ from depthmask.export.resize_matrix import TRANSFORMATIONS, Matrix, resize_matri
 
 Form = Literal["matrix", "half"]
 FORMS: tuple[Form, ...] = ("matrix", "half")
-MOVES_ROWS = False
-"""The taps of each pixel are rearranged one by one."""
 _SINGLE_BLOCK = 40
 """Rows or columns of the low-resolution map; more are cut into blocks of about half of this."""
 _BLOCK = 20
@@ -77,13 +75,8 @@ class UpsampleConv:
         return (self.resize.name or "").rsplit("/", 1)[0]
 
     @property
-    def forms(self) -> tuple[Form, ...]:
-        """What can be put in its place."""
-        return FORMS
-
-    @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """What is replaced."""
+        """In order."""
         return (self.resize, *self.convolutions)
 
     def matrices(self) -> tuple[Matrix, Matrix]:
@@ -152,8 +145,13 @@ def macs(site: UpsampleConv, form: Form | None) -> int:
     return site.batch * (convolution + channels_out * (columns * w * left + high * right))
 
 
-def moved_floats(site: UpsampleConv, form: Form) -> int:
-    """How many numbers a form writes beside its output, only to read them again."""
+def moved_floats(site: UpsampleConv, form: Form | None) -> int:
+    """How many numbers a form writes beside its output, only to read them again.
+
+    As exported, a convolution reads its input in place.
+    """
+    if form is None:
+        return 0
     (h, w), (high, wide) = site.size_in, site.size_out
     rows, columns = len(site.row_offsets), len(site.column_offsets)
     channels_out = sum(site.channels_out)

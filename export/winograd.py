@@ -49,8 +49,6 @@ from depthmask.export.graph_edit import (
 from depthmask.export.resize_matrix import Matrix
 
 Form = Literal["products", "strided"]
-MOVES_ROWS = True
-"""All channels of a pixel, or all pixels of a channel, stay together."""
 _LANES = 16
 """Of the runtimes' matrix products, in AVX-512; the last ones are filled up."""
 _OUTPUTS = 4
@@ -80,11 +78,6 @@ class Winograd:
     def name(self) -> str:
         """The site's: that of the Conv without its operator."""
         return (self.conv.name or "").rsplit("/", 1)[0]
-
-    @property
-    def forms(self) -> tuple[Form, ...]:
-        """What can be put in its place."""
-        return ("products", "strided") if self.dilations == (1, 1) else ("products",)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -166,6 +159,11 @@ def find(graph: ir.Graph) -> Iterator[Winograd]:
                 dilations=geometry.dilations,
                 pads=geometry.pads[:2],
             )
+
+
+def forms(site: Winograd) -> tuple[Form, ...]:
+    """What can be put in a site's place."""
+    return ("products", "strided") if site.dilations == (1, 1) else ("products",)
 
 
 def apply(graph: ir.Graph, site: Winograd, form: Form) -> None:
@@ -295,8 +293,13 @@ def macs(site: Winograd, form: Form | None) -> int:
     return site.batch * (before + rows * columns * channels_in * channels_out + after)
 
 
-def moved_floats(site: Winograd, form: Form) -> int:
-    """How many numbers are written beside the output, only to read them again."""
+def moved_floats(site: Winograd, form: Form | None) -> int:
+    """How many numbers are written beside the output, only to read them again.
+
+    All channels of a pixel, or all pixels of a channel, stay together.
+    """
+    if form is None:
+        return 0
     (h, w), (high, wide) = site.size_in, site.size_out
     rows, columns = (site.tile(axis) * site.tiles(axis) for axis in (0, 1))
     # Runtimes pack the filters of the products anew for every image.
