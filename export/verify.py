@@ -161,7 +161,7 @@ def verify_bundle(
         reference: by default the bundle's own reference.npz.
         data: labelled samples; accuracy is measured on them, and, where they are the data that the
             export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`. An int8 bundle
-            that was judged on the shipped samples is judged on them again by default.
+            is judged on the half that its search did not look at, by default of the shipped samples.
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
@@ -183,8 +183,8 @@ def verify_bundle(
     tolerance = TOLERANCES.get(manifest.precision, _BLAMED_FROM)
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
     int8 = manifest.int8
-    if data is None and int8 is not None and int8.gate == "accuracy":
-        data = _judged_samples(manifest)
+    if int8 is not None and int8.gate == "accuracy":
+        data = _judged_samples(manifest, data)
     max_drop = int8.budget if int8 is not None and int8.gate == "accuracy" else LARGEST_DROP_POINTS
     parities, accuracies, drops, extremes = [], {}, [], []
     unchecked = _missing_for_extremes()
@@ -240,10 +240,14 @@ def _extremes(bundle: Bundle, resolution: Resolution, reference: Reference) -> l
     ]
 
 
-def _judged_samples(manifest: Manifest) -> Samples | None:
-    """The shipped samples, if the export judged on them; other data are the caller's to give."""
-    shipped = open_samples()
-    return shipped if manifest.accuracy.get("data") == shipped.name else None
+def _judged_samples(manifest: Manifest, given: Samples | None) -> Samples | None:
+    """The half of the data given, by default of the shipped ones, that the export judged on.
+
+    Other data are taken as they are; where none are given, the export's own are the caller's to give.
+    """
+    whole = given or open_samples()
+    judged = whole.halves()[1]
+    return judged if manifest.accuracy.get("data") == judged.name else given
 
 
 def pytorch_accuracy(

@@ -276,6 +276,12 @@ def _print(bundle: Bundle) -> None:
         )
     if manifest.int8 is not None:
         _print_int8(manifest.int8)
+    if manifest.search is not None:
+        console.print(
+            f"the precision was searched on {manifest.search.searched_images} images"
+            f" ({escape(manifest.search.searched)}) and judged on {manifest.search.judged_images} others"
+            f" ({escape(manifest.search.judged)})"
+        )
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))
