@@ -25,7 +25,10 @@ STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""bf16: an fp32 graph that the runtime computes in bfloat16, but for the preprocessing."""
+IMAGE_TENSOR = "image"
+"""The preprocessed image: an input, or in a bf16 bundle's `frame` graph a tensor."""
 InputKind = Literal["frame", "image"]
 
 

@@ -33,6 +33,7 @@ from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
@@ -41,6 +42,7 @@ from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
 from depthmask.frames import Normalisation, Resolution
 from depthmask.models.describe import gmac
+from depthmask.runtimes import require_precision
 from depthmask.runtimes.torch_runtime import ChainPredictor
 from depthmask.samples import Samples
 from depthmask.version import __version__
@@ -108,8 +110,9 @@ def export_chain(
             rounded to float16.
         out: the bundle's folder; it must not exist unless `overwrite`.
         resolution: one or several; each gets its own graph, weights are shared on disk.
-        precision: `fp32`, `fp16` or `int8`; in fp16, nodes whose values would overflow stay fp32, in
-            int8 those that the budget needs; the manifest lists them.
+        precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
+            in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
+            from an fp32 graph.
         target: `onnx`.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
@@ -129,7 +132,8 @@ def export_chain(
     Raises:
         CheckFailedError: the bundle does not agree with PyTorch; nothing is written unless `force`.
         UsageError: the options or the chain cannot be used, or `out` exists.
-        InputError: the weights are not finite.
+        InputError: the weights are not finite, or data are not usable.
+        UnavailableError: this machine cannot compute in bf16.
         OutputError: `out` cannot be written.
     """
     out = Path(out)
@@ -147,7 +151,8 @@ def export_chain(
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
-    # Before the slow work: the data may be unusable.
+    # Before the slow work: the machine or the data may be unusable.
+    require_precision(precision)
     gate = split(precision, data)
     calibration = open_calibration(int8.calibration, data) if precision == "int8" else None
     largest = options.resolutions[-1]
@@ -241,6 +246,8 @@ def _make_graphs(
         )
         progress(f"rewriting at {resolution}")
         model, records[resolution] = rewrite(model, options.rewrites)
+        if options.precision == "bf16" and options.input == "frame":
+            model = with_named_image(model)
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
             runner = _runner(chain, options, resolution)
