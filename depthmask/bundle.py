@@ -27,7 +27,10 @@ STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""bf16: an fp32 graph that the runtime computes in bfloat16, but for the preprocessing."""
+IMAGE_TENSOR = "image"
+"""The preprocessed image: an input, or in a bf16 bundle's `frame` graph a tensor."""
 InputKind = Literal["frame", "image"]
 
 
@@ -53,12 +56,21 @@ class RewriteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """And a measurement at export (`--tune`); None: none was made."""
 
 
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the search for a precision looked at, and what the gate judged on: never the same images."""
+
+    searched: str
+    searched_images: int
+    judged: str
+    judged_images: int
+
+
 class Int8Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an int8 bundle was calibrated and judged; `tradeoff.json` has what was tried."""
 
     calibrator: str
     calibration: str
-    """Name of the data that ranges come from; it is never judged on."""
+    """Name of the data that ranges come from; it is neither searched nor judged on."""
     calibration_images: int
     gate: Literal["accuracy", "agreement"]
     """On labelled data, or with the fp32 PyTorch chain on the reference frames."""
@@ -140,6 +152,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Nodes of an fp16 or int8 graph that stay fp32: for their values, for parity or for the budget."""
     int8: Int8Record | None = None
     """Of int8 bundles."""
+    search: SearchRecord | None = None
+    """Of bundles whose precision was searched: fp16 and int8."""
     input: InputKind
     dynamic_batch: bool
     dynamic_resolution: bool

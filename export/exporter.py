@@ -31,19 +31,21 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
+from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
-from depthmask.export.reference import Reference, make_reference
+from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
 from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
-from depthmask.frames import Normalisation, Resolution, to_network
+from depthmask.frames import Normalisation, Resolution
 from depthmask.models.describe import gmac
-from depthmask.runtimes import Tensors
+from depthmask.runtimes import require_precision
 from depthmask.runtimes.torch_runtime import ChainPredictor
 from depthmask.samples import Samples
 from depthmask.version import __version__
@@ -111,8 +113,9 @@ def export_chain(
             rounded to float16.
         out: the bundle's folder; it must not exist unless `overwrite`.
         resolution: one or several; each gets its own graph, weights are shared on disk.
-        precision: `fp32`, `fp16` or `int8`; in fp16, nodes whose values would overflow stay fp32, in
-            int8 those that the budget needs; the manifest lists them.
+        precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
+            in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
+            from an fp32 graph.
         target: `onnx`.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
@@ -121,7 +124,8 @@ def export_chain(
         opset: of the graphs.
         int8: how int8 is calibrated, and what it may lose.
         weights: where the weights come from, for the manifest.
-        data: labelled samples for the accuracy check; without them parity alone decides.
+        data: labelled samples for the accuracy check; without them parity alone decides. int8 is
+            searched on their first half and judged on the second.
         overwrite: replace an existing bundle.
         force: keep a bundle that fails its verification, marked as unverified.
         progress: told of each phase.
@@ -131,7 +135,8 @@ def export_chain(
     Raises:
         CheckFailedError: the bundle does not agree with PyTorch; nothing is written unless `force`.
         UsageError: the options or the chain cannot be used, or `out` exists.
-        InputError: the weights are not finite.
+        InputError: the weights are not finite, or data are not usable.
+        UnavailableError: this machine cannot compute in bf16.
         OutputError: `out` cannot be written.
     """
     out = Path(out)
@@ -149,26 +154,29 @@ def export_chain(
     check_target(out, overwrite=overwrite)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
-    # Before the slow work: calibration data may be unusable.
+    # Before the slow work: the machine or the data may be unusable.
+    require_precision(precision)
+    gate = split(precision, data)
     calibration = open_calibration(int8.calibration, data) if precision == "int8" else None
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
     progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
-    models, records, fp32_nodes = _make_graphs(
-        chain, options, reference, trace or to_onnx, progress
-    )
-    pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
+    models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
+    pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
     int8_record = None
     unsigned: dict[Resolution, ir.Model] = {}
     tradeoffs: dict[Resolution, Tradeoff] = {}
     if calibration is not None:
-        quantiser = Quantiser(int8, calibration, reference, data, chain.spec.kind)
-        expected = pytorch_accuracy.get("pytorch", {})
-        graphs, tradeoffs = _to_int8(
-            models, quantiser, _runners(chain, options), expected, progress
-        )
+        searched = make_reference(chain, options.resolutions, gate.search_frames)
+        quantiser = Quantiser(int8, calibration, searched, gate.searched, chain.spec.kind)
+        expected = _pytorch_accuracy(chain, options, gate.searched, progress)
+        for measured in (expected, pytorch_accuracy):
+            for result in measured.values():
+                check_labels(result, chain.spec.kind)
+        runners = {r: _runner(chain, options, r) for r in options.resolutions}
+        graphs, tradeoffs = _to_int8(models, quantiser, runners, expected, progress)
         models = {r: one.symmetric for r, one in graphs.items()}
         unsigned = {r: one.unsigned for r, one in graphs.items()}
         int8_record = quantiser.record(tradeoffs)
@@ -192,6 +200,7 @@ def export_chain(
             precision=options.precision,
             fp32_nodes=fp32_nodes,
             int8=int8_record,
+            search=gate.record,
             input=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
@@ -213,12 +222,12 @@ def export_chain(
             ),
             opset=options.opset,
             versions=_versions(),
-            accuracy=pytorch_accuracy,
+            accuracy=_accuracy_record(pytorch_accuracy),
             verified=False,
             files=record_files(folder),
         )
         progress(f"verifying the bundle against {chain.spec.original}")
-        report = verify_bundle(Bundle(folder, manifest), reference, data, chain=chain)
+        report = verify_bundle(Bundle(folder, manifest), reference, gate.judged, chain=chain)
         if not report and not force:
             raise CheckFailedError(
                 f"the bundle must agree with {chain.spec.original}, but {'; '.join(report.failures())}."
@@ -232,7 +241,7 @@ def export_chain(
 def _make_graphs(
     chain: MaskDepthChain,
     options: ExportOptions,
-    reference: Reference,
+    gate: GateData,
     trace: Trace,
     progress: Progress,
 ) -> tuple[
@@ -254,9 +263,12 @@ def _make_graphs(
         )
         progress(f"rewriting at {resolution}")
         model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
+        if options.precision == "bf16" and options.input == "frame":
+            model = with_named_image(model)
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
-            batches = _batches(chain, options.input, resolution, reference)
+            runner = _runner(chain, options, resolution)
+            batches = [runner.inputs(frame) for frame in gate.search_frames]
             unfit = unfit_for_fp16(model, node_ranges(model, batches))
             progress(f"looking for what fp16 is too coarse for at {resolution}")
             kept = needed_in_fp32(model, batches, unfit, _SEARCHED_SHARE * TOLERANCES["fp16"])
@@ -266,25 +278,20 @@ def _make_graphs(
     return models, records, tuple(sorted(fp32_nodes))
 
 
-def _runners(chain: MaskDepthChain, options: ExportOptions) -> dict[Resolution, GraphRunner]:
+def _runner(chain: MaskDepthChain, options: ExportOptions, resolution: Resolution) -> GraphRunner:
     normalisation = Normalisation(chain.spec.mean, chain.spec.std)
-    return {r: GraphRunner(options.input, r, normalisation) for r in options.resolutions}
+    return GraphRunner(options.input, resolution, normalisation)
 
 
 def _to_int8(
     models: Mapping[Resolution, ir.Model],
     quantiser: Quantiser,
     runners: Mapping[Resolution, GraphRunner],
-    expected: Mapping[str, Any],
+    expected: Mapping[Resolution, AccuracyResult],
     progress: Progress,
 ) -> tuple[dict[Resolution, Int8Graphs], dict[Resolution, Tradeoff]]:
     found = {
-        resolution: quantiser(
-            model,
-            runners[resolution],
-            msgspec.convert(expected.get(str(resolution)), AccuracyResult | None),
-            progress,
-        )
+        resolution: quantiser(model, runners[resolution], expected.get(resolution), progress)
         for resolution, model in models.items()
     }
     return {r: graphs for r, (graphs, _) in found.items()}, {r: t for r, (_, t) in found.items()}
@@ -296,28 +303,25 @@ def _kept(tradeoffs: Mapping[Resolution, Tradeoff]) -> tuple[str, ...]:
     return tuple(sorted({site for point in chosen for site in point.kept_fp32}))
 
 
-def _batches(
-    chain: MaskDepthChain, kind: InputKind, resolution: Resolution, reference: Reference
-) -> list[Tensors]:
-    if kind == "frame":
-        return [{"frame": frame[None]} for frame in reference.frames]
-    normalisation = Normalisation(chain.spec.mean, chain.spec.std)
-    return [
-        {"image": to_network(frame[None], resolution, normalisation)} for frame in reference.frames
-    ]
-
-
 def _pytorch_accuracy(
     chain: MaskDepthChain, options: ExportOptions, data: Samples | None, progress: Progress
-) -> dict[str, Any]:
+) -> dict[Resolution, AccuracyResult]:
     """What PyTorch reaches on the data, so that the bundle's loss can be told."""
     if data is None:
         return {}
     results = {}
     for resolution in options.resolutions:
         progress(f"measuring PyTorch's accuracy at {resolution}")
-        results[str(resolution)] = accuracy(ChainPredictor(chain, resolution), data)
-    return {"data": data.name, "pytorch": msgspec.to_builtins(results)}
+        results[resolution] = accuracy(ChainPredictor(chain, resolution), data)
+    return results
+
+
+def _accuracy_record(results: Mapping[Resolution, AccuracyResult]) -> dict[str, Any]:
+    if not results:
+        return {}
+    (name,) = {result.data for result in results.values()}
+    by_resolution = {str(resolution): result for resolution, result in results.items()}
+    return {"data": name, "pytorch": msgspec.to_builtins(by_resolution)}
 
 
 def _with_report(manifest: Manifest, report: VerifyReport) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -86,7 +86,7 @@ class Calibration:
 
 
 def open_calibration(samples: Samples | None, judged: Samples | None) -> Calibration:
-    """At most `LARGEST_CALIBRATION` images of a data set, none of them judged.
+    """At most `LARGEST_CALIBRATION` images of a data set, none of them judged (None: the reference is).
 
     By default shipped photographs that no reference is made of, each whole and its four quarters.
 
@@ -98,15 +98,22 @@ def open_calibration(samples: Samples | None, judged: Samples | None) -> Calibra
         return Calibration("shipped photographs", tuple(v for p in photos for v in _views(p)))
     frames = tuple(sample.image_HW3 for sample in samples.spread(LARGEST_CALIBRATION))
     calibration = Calibration(samples.name, frames)
-    if judged is not None:
-        used = {digest(frame) for frame in frames}
-        shared = sum(digest(frame) in used for frame in judged.images())
-        if shared:
-            raise InputError(
-                f"the calibration data must not be judged on, but {shared} of the images in"
-                f" {samples.name} are in {judged.name} too. Try --calibration with other images"
-            )
+    used = {digest(frame) for frame in frames}
+    name, images = _judged_images(judged)
+    shared = sum(digest(image) in used for image in images)
+    if shared:
+        raise InputError(
+            f"the calibration data must not be judged on, but {shared} of the images in"
+            f" {samples.name} are in {name} too. Try --calibration with other images"
+        )
     return calibration
+
+
+def _judged_images(judged: Samples | None) -> tuple[str, Iterable[UInt8Array]]:
+    if judged is not None:
+        return judged.name, judged.images()
+    photos = shipped_photos()[:PHOTO_COUNT]
+    return "the photographs of the reference frames", map(read_image, photos)
 
 
 def digest(frame_HW3: UInt8Array) -> bytes:
@@ -148,15 +155,15 @@ class Quantiser:
     Args:
         options: how.
         calibration: what ranges come from.
-        reference: the fp32 PyTorch chain's outputs.
-        data: labelled samples to judge on; None: judged by agreement with the reference.
+        searched: the fp32 PyTorch chain's outputs on frames that the gate does not judge on.
+        data: labelled samples that the gate does not judge on either; None: searched by agreement.
         kind: of the chain.
         timings: by default on the runtimes that are installed.
     """
 
     options: Int8Options
     calibration: Calibration
-    reference: Reference
+    searched: Reference
     data: Samples | None
     kind: Kind
     timings: Timings | None = None
@@ -184,7 +191,7 @@ class Quantiser:
         batches = [runner.inputs(frame) for frame in self.calibration.frames]
         ranges = calibrate(model, batches, self.options.calibrator)
         progress(f"measuring the sensitivity of {len(sites(model))} sites at {resolution}")
-        few = budgets.agreement_judge(runner, self.reference, _SENSITIVITY_FRAMES)
+        few = budgets.agreement_judge(runner, self.searched, _SENSITIVITY_FRAMES)
         errors = sensitivity(sites(model), _losses(model, ranges, few))
         progress(f"searching what int8 may compute at {resolution}")
         judge, budget = self._judge(runner, expected)
@@ -208,7 +215,7 @@ class Quantiser:
         self, runner: GraphRunner, expected: AccuracyResult | None
     ) -> tuple[Judge, Mapping[str, float]]:
         if self.data is None or expected is None:
-            return budgets.agreement_judge(runner, self.reference), self.budget
+            return budgets.agreement_judge(runner, self.searched), self.budget
         return budgets.accuracy_judge(runner, expected, self.data, self.kind), self.budget
 
     @property

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--precisions",
     "precisions",
     type=options.NAMES,
-    help="Measure the bundles in these only: fp32, fp16.",
+    help="Measure the bundles in these only: fp32, fp16, bf16, int8.",
 )
 @options.device_option
 @click.option(

@@ -25,7 +25,7 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from depthmask.bundle import Bundle, Int8Record
+    from depthmask.bundle import Bundle, Int8Record, Precision
 
 
 @click.command()
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 @stage_options
 @resolutions_option
 @click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
+@click.option(
+    "--bf16", is_flag=True, help="bfloat16 by OpenVINO, on a CPU with avx512_bf16 or amx_bf16."
+)
 @click.option("--int8", is_flag=True, help="int8 where the budget allows it, calibrated on images.")
 @click.option(
     "--max-drop",
@@ -124,6 +127,7 @@ def command(
     mask_activation: Any,  # noqa: ANN401
     resolutions: tuple[Resolution, ...] | None,
     fp16: bool,
+    bf16: bool,
     int8: bool,
     max_drop: str | None,
     calibration: Path | None,
@@ -171,10 +175,16 @@ def command(
     from depthmask.export.int8 import Int8Options
     from depthmask.export.rewrite import RewriteOptions
     from depthmask.export.source import fixed_resolution, open_chain
+    from depthmask.runtimes import require_precision
     from depthmask.samples import open_samples
 
-    if fp16 and int8:
-        raise UsageError("a bundle has one precision, but got --fp16 and --int8. Export twice")
+    flags: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
+    asked = [precision for precision, is_asked in flags.items() if is_asked] or ["fp32"]
+    if len(asked) > 1:
+        raise UsageError(
+            f"a bundle has one precision, but got --{' and --'.join(asked)}. Export twice"
+        )
+    require_precision(asked[0])
     if not int8 and (max_drop is not None or calibration is not None):
         raise UsageError("--max-drop and --calibration are of int8. Try them with --int8")
     int8_options = Int8Options(
@@ -204,7 +214,7 @@ def command(
         )
     options = ExportOptions(
         resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
-        precision="fp16" if fp16 else "int8" if int8 else "fp32",
+        precision=asked[0],
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -276,6 +286,12 @@ def _print(bundle: Bundle) -> None:
         )
     if manifest.int8 is not None:
         _print_int8(manifest.int8)
+    if manifest.search is not None:
+        console.print(
+            f"the precision was searched on {manifest.search.searched_images} images"
+            f" ({escape(manifest.search.searched)}) and judged on {manifest.search.judged_images} others"
+            f" ({escape(manifest.search.judged)})"
+        )
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.bundle import Bundle
+from depthmask.bundle import Bundle, Precision
 from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
 
@@ -66,12 +66,14 @@ class _Entry:
     """What must be importable."""
     extra: str
     """The extra of depthmask that installs it."""
+    cannot: tuple[Precision, ...] = ()
+    """Precisions of graphs that it does not compute in."""
 
 
 # In the order in which `auto` tries them; torch runs the source of a bundle and not its graph, so it must
 # be asked for by name.
 _RUNTIMES = {
-    "onnxruntime": _Entry("onnxruntime", "cpu"),
+    "onnxruntime": _Entry("onnxruntime", "cpu", cannot=("bf16",)),
     "openvino": _Entry("openvino", "openvino"),
     "torch": _Entry("torch", "export"),
 }
@@ -86,6 +88,24 @@ def names() -> tuple[str, ...]:
 def installed() -> tuple[str, ...]:
     """Those whose package can be imported here."""
     return tuple(name for name in _RUNTIMES if _is_installed(name))
+
+
+def for_precision(precision: Precision) -> tuple[str, ...]:
+    """Those, installed or not, that compute graphs in a precision (torch runs the source in fp32)."""
+    return tuple(name for name, entry in _RUNTIMES.items() if precision not in entry.cannot)
+
+
+def require_precision(precision: Precision) -> None:
+    """Check that this machine can compute in a precision, before a bundle is made in it.
+
+    Raises:
+        UnavailableError: it cannot, with the reason.
+    """
+    if precision == "bf16":
+        require("openvino")
+        from depthmask.runtimes import openvino_runtime
+
+        openvino_runtime.require_bf16()
 
 
 def require(name: str) -> None:
@@ -125,15 +145,23 @@ def open_runtime(
     """
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
+    able = for_precision(bundle.manifest.precision)
     if runtime == "auto":
-        available = tuple(name for name in installed() if name != "torch")
+        candidates = [name for name in able if name != "torch"]
+        available = [name for name in candidates if _is_installed(name)]
         if not available:
             raise UnavailableError(
-                "running a bundle needs a runtime, but none is installed. Try"
-                " `pip install 'depthmask[cpu]'`"
+                f"running a bundle in {bundle.manifest.precision} needs a runtime"
+                f" ({' or '.join(candidates)}), but none is installed. Try `pip install"
+                f" 'depthmask[{_RUNTIMES[candidates[0]].extra}]'`"
             )
         runtime = available[0]
     require(runtime)
+    if runtime not in able:
+        raise UnavailableError(
+            f"a bundle in {bundle.manifest.precision} must be computed in it, but {runtime} cannot. Try"
+            f" --runtime {able[0]}, or a bundle in fp32"
+        )
     module: Any = importlib.import_module(f"depthmask.runtimes.{runtime}_runtime")
     awake = {} if spin or runtime != "onnxruntime" else {"spin": False}
     opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **awake)
