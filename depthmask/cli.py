@@ -44,6 +44,7 @@ class _InterruptedError(DepthmaskError):
 
 # Which extra brings a package that a command needs.
 _EXTRAS = {
+    "cuda": "tensorrt",
     "matplotlib": "report",
     "onnx": "export",
     "onnx_ir": "export",

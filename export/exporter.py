@@ -29,6 +29,7 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
+from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.int8 import Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
@@ -52,6 +53,8 @@ _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+"""What a bundle holds beside its ONNX: nothing, or engines."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -63,7 +66,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     resolutions: tuple[Resolution, ...] = (DEFAULT_RESOLUTION,)
     precision: Precision = "fp32"
-    target: Literal["onnx"] = "onnx"
+    target: Target = "onnx"
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
@@ -87,7 +90,8 @@ def export_chain(
     *,
     resolution: Resolution | Sequence[Resolution] = DEFAULT_RESOLUTION,
     precision: Precision = "fp32",
-    target: Literal["onnx"] = "onnx",
+    target: Target = "onnx",
+    engine: EngineOptions | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -110,7 +114,8 @@ def export_chain(
         resolution: one or several; each gets its own graph, weights are shared on disk.
         precision: `fp32`, `fp16` or `int8`; in fp16, nodes whose values would overflow stay fp32, in
             int8 those that the budget needs; the manifest lists them.
-        target: `onnx`.
+        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX.
+        engine: what engines are built for, and how; by default for the GPU that is here.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -130,6 +135,7 @@ def export_chain(
         UsageError: the options or the chain cannot be used, or `out` exists.
         InputError: the weights are not finite.
         OutputError: `out` cannot be written.
+        UnavailableError: the target's package or GPU is not here.
     """
     out = Path(out)
     resolutions = (resolution,) if isinstance(resolution, Resolution) else tuple(resolution)
@@ -144,6 +150,8 @@ def export_chain(
         opset=opset,
     )
     check_target(out, overwrite=overwrite)
+    engine = _engine_options(target, engine)
+    prepared = prepare(engine) if engine is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: calibration data may be unusable.
@@ -208,8 +216,21 @@ def export_chain(
                 f" Nothing was written; --force keeps it all the same",
                 details=report.details(),
             )
-        write_manifest(folder, _with_report(manifest, report))
+        manifest = _with_report(manifest, report)
+        if engine is not None and prepared is not None:
+            manifest = build_engines(folder, manifest, engine, *prepared, progress)
+        write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
+
+
+def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
+    if target == "onnx":
+        if engine is not None:
+            raise UsageError(f"engine options are for a target of {engine.flavour}, but got onnx")
+        return None
+    if engine is not None and engine.flavour != target:
+        raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
+    return engine or EngineOptions(flavour=target)
 
 
 def _make_graphs(
@@ -346,6 +367,7 @@ def _versions() -> dict[str, str]:
 
 
 def output_name(chain: MaskDepthChain, options: ExportOptions) -> str:
-    """What a bundle's folder is called by default: `lite-224-fp16`."""
+    """What a bundle's folder is called by default: `lite-224-fp16`, `lite-224-fp16-tensorrt-rtx`."""
     sizes = "-".join(str(resolution) for resolution in options.resolutions)
-    return f"{chain.spec.preset}-{sizes}-{options.precision}"
+    target = "" if options.target == "onnx" else f"-{options.target}"
+    return f"{chain.spec.preset}-{sizes}-{options.precision}{target}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
 
 Tensors = dict[str, npt.NDArray[np.generic]]
+Reads = Literal["graph", "engine", "source"]
+"""What of a bundle a runtime executes: its ONNX, its TensorRT engine, or what it was exported from."""
 
 
 class Runtime(Protocol):
@@ -66,14 +68,17 @@ class _Entry:
     """What must be importable."""
     extra: str
     """The extra of depthmask that installs it."""
+    reads: Reads = "graph"
 
 
-# In the order in which `auto` tries them; torch runs the source of a bundle and not its graph, so it must
-# be asked for by name.
+# In the order in which `auto` tries those that read the graph; a bundle with engines is for what built
+# them, and torch must be asked for by name.
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "cpu"),
     "openvino": _Entry("openvino", "openvino"),
-    "torch": _Entry("torch", "export"),
+    "tensorrt": _Entry("tensorrt", "tensorrt", "engine"),
+    "tensorrt-rtx": _Entry("tensorrt_rtx", "tensorrt-rtx", "engine"),
+    "torch": _Entry("torch", "export", "source"),
 }
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -83,9 +88,13 @@ def names() -> tuple[str, ...]:
     return tuple(_RUNTIMES)
 
 
-def installed() -> tuple[str, ...]:
-    """Those whose package can be imported here."""
-    return tuple(name for name in _RUNTIMES if _is_installed(name))
+def installed(reads: Reads | None = None) -> tuple[str, ...]:
+    """Those whose package can be imported here; of one kind, or all."""
+    return tuple(
+        name
+        for name, entry in _RUNTIMES.items()
+        if reads in (None, entry.reads) and _is_installed(name)
+    )
 
 
 def require(name: str) -> None:
@@ -116,6 +125,9 @@ def open_runtime(
 ) -> Runtime:
     """Open a bundle's graph on the runtime and device asked for, and on no other.
 
+    `auto` is what built the bundle's engines, if it has any: it was exported for that. Else it is the first
+    that is installed.
+
     Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
     fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
 
@@ -125,8 +137,10 @@ def open_runtime(
     """
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
-    if runtime == "auto":
-        available = tuple(name for name in installed() if name != "torch")
+    if runtime == "auto" and bundle.manifest.engines:
+        runtime = bundle.manifest.engines[0].flavour
+    elif runtime == "auto":
+        available = installed("graph")
         if not available:
             raise UnavailableError(
                 "running a bundle needs a runtime, but none is installed. Try"
@@ -134,7 +148,7 @@ def open_runtime(
             )
         runtime = available[0]
     require(runtime)
-    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime}_runtime")
+    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime.replace('-', '_')}_runtime")
     awake = {} if spin or runtime != "onnxruntime" else {"spin": False}
     opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **awake)
     return opened
