@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": "Measure latency and accuracy per resolution and runtime.",
     "compare": "Say what became faster or slower between two results of `bench`.",
     "run": "Run a bundle on photographs, videos or a camera.",
+    "doctor": "Say what of this machine works, and how to mend the rest.",
 }
 
 

@@ -93,8 +93,18 @@ def installed(reads: Reads | None = None) -> tuple[str, ...]:
     return tuple(
         name
         for name, entry in _RUNTIMES.items()
-        if reads in (None, entry.reads) and _is_installed(name)
+        if reads in (None, entry.reads) and is_installed(name)
     )
+
+
+def package_of(name: str) -> str:
+    """What must be importable for a runtime."""
+    return _RUNTIMES[name].package
+
+
+def extra_of(name: str) -> str:
+    """The extra of depthmask that installs a runtime."""
+    return _RUNTIMES[name].extra
 
 
 def require(name: str) -> None:
@@ -106,7 +116,7 @@ def require(name: str) -> None:
     """
     if name not in _RUNTIMES:
         raise UsageError(f"a runtime must be one of {', '.join(_RUNTIMES)}, but got {name!r}")
-    if not _is_installed(name):
+    if not is_installed(name):
         entry = _RUNTIMES[name]
         raise UnavailableError(
             f"the runtime {name} needs the package {entry.package}, which is not installed. Try"
@@ -154,5 +164,6 @@ def open_runtime(
     return opened
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether the package of a runtime can be imported; nothing is imported for it."""
     return importlib.util.find_spec(_RUNTIMES[name].package) is not None

@@ -21,6 +21,7 @@ FILES = (
     "export/tensorrt_builder.py",
     "export/engines.py",
     "depthmask/tensorrt_module.py",
+    "depthmask/doctor_probe.py",
     "depthmask/runtimes/engine_session.py",
     "depthmask/runtimes/tensorrt_runtime.py",
     "depthmask/runtimes/tensorrt_rtx_runtime.py",
