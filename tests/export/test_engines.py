@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -214,3 +216,24 @@ def test_options_that_would_not_be_heeded_are_refused(dmx_inside, arguments, wor
     code, _, error = dmx_inside("export", *arguments)
     assert code == 2
     assert words in error
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(["torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"])
+from depthmask.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_rebuilding_needs_no_torch_and_no_onnx(copied):
+    command = ["export", "--rebuild", str(copied), "--to", "tensorrt-rtx", "--gpu", "sm89"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {header.architectures for header in open_bundle(copied).manifest.engines} == {("sm89",)}
