@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from depthmask.engine import EngineHeader
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Normalisation, Resolution
 from depthmask.presets import ChainSpec
@@ -165,6 +166,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Measured at export, per resolution, with the data set's name."""
     verified: bool
     """False only where `--force` kept a bundle that failed its verification."""
+    engines: tuple[EngineHeader, ...] = ()
+    """TensorRT's, of one flavour; one for each graph, or none."""
     files: dict[str, FileRecord]
 
     @property

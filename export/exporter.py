@@ -31,6 +31,7 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
+from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
@@ -57,6 +58,8 @@ _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+"""What a bundle holds beside its ONNX: nothing, or engines."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -68,7 +71,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     resolutions: tuple[Resolution, ...] = (DEFAULT_RESOLUTION,)
     precision: Precision = "fp32"
-    target: Literal["onnx"] = "onnx"
+    target: Target = "onnx"
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
@@ -92,7 +95,8 @@ def export_chain(
     *,
     resolution: Resolution | Sequence[Resolution] = DEFAULT_RESOLUTION,
     precision: Precision = "fp32",
-    target: Literal["onnx"] = "onnx",
+    target: Target = "onnx",
+    engine: EngineOptions | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -116,7 +120,8 @@ def export_chain(
         precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
             in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
             from an fp32 graph.
-        target: `onnx`.
+        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX.
+        engine: what engines are built for, and how; by default for the GPU that is here.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -138,6 +143,7 @@ def export_chain(
         InputError: the weights are not finite, or data are not usable.
         UnavailableError: this machine cannot compute in bf16.
         OutputError: `out` cannot be written.
+        UnavailableError: the target's package or GPU is not here.
     """
     out = Path(out)
     resolutions = (resolution,) if isinstance(resolution, Resolution) else tuple(resolution)
@@ -152,6 +158,12 @@ def export_chain(
         opset=opset,
     )
     check_target(out, overwrite=overwrite)
+    if precision == "bf16" and target != "onnx":
+        raise UsageError(
+            f"the target of bf16 must be onnx, which OpenVINO computes in it, but got {target}. Try --fp16"
+        )
+    engine = _engine_options(target, engine)
+    prepared = prepare(engine) if engine is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.
@@ -234,8 +246,21 @@ def export_chain(
                 f" Nothing was written; --force keeps it all the same",
                 details=report.details(),
             )
-        write_manifest(folder, _with_report(manifest, report))
+        manifest = _with_report(manifest, report)
+        if engine is not None and prepared is not None:
+            manifest = build_engines(folder, manifest, engine, *prepared, progress)
+        write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
+
+
+def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
+    if target == "onnx":
+        if engine is not None:
+            raise UsageError(f"engine options are for a target of {engine.flavour}, but got onnx")
+        return None
+    if engine is not None and engine.flavour != target:
+        raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
+    return engine or EngineOptions(flavour=target)
 
 
 def _make_graphs(
@@ -377,6 +402,7 @@ def _versions() -> dict[str, str]:
 
 
 def output_name(chain: MaskDepthChain, options: ExportOptions) -> str:
-    """What a bundle's folder is called by default: `lite-224-fp16`."""
+    """What a bundle's folder is called by default: `lite-224-fp16`, `lite-224-fp16-tensorrt-rtx`."""
     sizes = "-".join(str(resolution) for resolution in options.resolutions)
-    return f"{chain.spec.preset}-{sizes}-{options.precision}"
+    target = "" if options.target == "onnx" else f"-{options.target}"
+    return f"{chain.spec.preset}-{sizes}-{options.precision}{target}"

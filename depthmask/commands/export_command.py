@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from depthmask.commands.engine_options import (
+    chosen_engine,
+    engine_options,
+    print_engines,
+    rebuild_only,
+)
 from depthmask.commands.options import (
     PathType,
     checkpoint_option,
@@ -26,6 +32,7 @@ from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, Int8Record, Precision
+    from depthmask.export.engines import EngineOptions
 
 
 @click.command()
@@ -85,7 +92,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
-@click.option("--to", "target", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@engine_options
 @click.option(
     "--rewrite",
     "rewrites",
@@ -146,7 +153,7 @@ def command(
     overwrite: bool,
     force: bool,
     as_json: bool,
-    **stages: Any,  # noqa: ANN401
+    **others: Any,  # noqa: ANN401
 ) -> None:
     """Export a chain to a bundle, and verify it against PyTorch before anything is written.
 
@@ -157,7 +164,13 @@ def command(
       dmx export --int8 --max-drop iou=0.5,delta1=0.5 --calibration photos/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
+      dmx export --fp16 --to tensorrt-rtx --gpu sm86,sm89
+      dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
+    engine = chosen_engine(target, others)
+    if others["rebuild"] is not None:
+        _report(_rebuild(others["rebuild"], engine), as_json)
+        return
     from depthmask import presets
     from depthmask.models import require_torch
 
@@ -201,10 +214,10 @@ def command(
         mask=mask,
         depth=depth,
         mask_activation=mask_activation,
-        mask_onnx=stages["mask_onnx"],
-        depth_onnx=stages["depth_onnx"],
-        mask_input=stage_input("mask", stages),
-        depth_input=stage_input("depth", stages),
+        mask_onnx=others["mask_onnx"],
+        depth_onnx=others["depth_onnx"],
+        mask_input=stage_input("mask", others),
+        depth_input=stage_input("depth", others),
     )
     fixed = fixed_resolution(chain)
     if fixed and resolutions and resolutions != (fixed,):
@@ -215,6 +228,7 @@ def command(
     options = ExportOptions(
         resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
         precision=asked[0],
+        target=target,
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -226,6 +240,7 @@ def command(
             resolution=options.resolutions,
             precision=options.precision,
             target=target,
+            engine=engine,
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -238,6 +253,20 @@ def command(
             force=force,
             progress=status.update,
         )
+    _report(bundle, as_json)
+
+
+def _rebuild(path: Path, engine: EngineOptions | None) -> Bundle:
+    from depthmask.export.engines import rebuild
+
+    rebuild_only(click.get_current_context())
+    if engine is None:
+        raise UsageError("--rebuild needs --to tensorrt or --to tensorrt-rtx")
+    with messages.status("building") as status:
+        return rebuild(path, engine, progress=status.update)
+
+
+def _report(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print_json(summary(bundle))
     else:
@@ -292,6 +321,7 @@ def _print(bundle: Bundle) -> None:
             f" ({escape(manifest.search.searched)}) and judged on {manifest.search.judged_images} others"
             f" ({escape(manifest.search.judged)})"
         )
+    print_engines(manifest)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

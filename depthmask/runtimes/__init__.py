@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
 
 Tensors = dict[str, npt.NDArray[np.generic]]
+Reads = Literal["graph", "engine", "source"]
+"""What of a bundle a runtime executes: its ONNX, its TensorRT engine, or what it was exported from."""
 
 
 class Runtime(Protocol):
@@ -66,16 +68,19 @@ class _Entry:
     """What must be importable."""
     extra: str
     """The extra of depthmask that installs it."""
+    reads: Reads = "graph"
     cannot: tuple[Precision, ...] = ()
     """Precisions of graphs that it does not compute in."""
 
 
-# In the order in which `auto` tries them; torch runs the source of a bundle and not its graph, so it must
-# be asked for by name.
+# In the order in which `auto` tries those that read the graph; a bundle with engines is for what built
+# them, and torch must be asked for by name.
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "cpu", cannot=("bf16",)),
     "openvino": _Entry("openvino", "openvino"),
-    "torch": _Entry("torch", "export"),
+    "tensorrt": _Entry("tensorrt", "tensorrt", "engine", ("bf16",)),
+    "tensorrt-rtx": _Entry("tensorrt_rtx", "tensorrt-rtx", "engine", ("bf16",)),
+    "torch": _Entry("torch", "export", "source"),
 }
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -85,9 +90,23 @@ def names() -> tuple[str, ...]:
     return tuple(_RUNTIMES)
 
 
-def installed() -> tuple[str, ...]:
-    """Those whose package can be imported here."""
-    return tuple(name for name in _RUNTIMES if _is_installed(name))
+def installed(reads: Reads | None = None) -> tuple[str, ...]:
+    """Those whose package can be imported here; of one kind, or all."""
+    return tuple(
+        name
+        for name, entry in _RUNTIMES.items()
+        if reads in (None, entry.reads) and is_installed(name)
+    )
+
+
+def package_of(name: str) -> str:
+    """What must be importable for a runtime."""
+    return _RUNTIMES[name].package
+
+
+def extra_of(name: str) -> str:
+    """The extra of depthmask that installs a runtime."""
+    return _RUNTIMES[name].extra
 
 
 def for_precision(precision: Precision) -> tuple[str, ...]:
@@ -117,7 +136,7 @@ def require(name: str) -> None:
     """
     if name not in _RUNTIMES:
         raise UsageError(f"a runtime must be one of {', '.join(_RUNTIMES)}, but got {name!r}")
-    if not _is_installed(name):
+    if not is_installed(name):
         entry = _RUNTIMES[name]
         raise UnavailableError(
             f"the runtime {name} needs the package {entry.package}, which is not installed. Try"
@@ -136,6 +155,9 @@ def open_runtime(
 ) -> Runtime:
     """Open a bundle's graph on the runtime and device asked for, and on no other.
 
+    `auto` is what built the bundle's engines, if it has any: it was exported for that. Else it is the first
+    that is installed.
+
     Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
     fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
 
@@ -146,9 +168,11 @@ def open_runtime(
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
     able = for_precision(bundle.manifest.precision)
-    if runtime == "auto":
-        candidates = [name for name in able if name != "torch"]
-        available = [name for name in candidates if _is_installed(name)]
+    if runtime == "auto" and bundle.manifest.engines:
+        runtime = bundle.manifest.engines[0].flavour
+    elif runtime == "auto":
+        candidates = [name for name in able if _RUNTIMES[name].reads == "graph"]
+        available = [name for name in candidates if is_installed(name)]
         if not available:
             raise UnavailableError(
                 f"running a bundle in {bundle.manifest.precision} needs a runtime"
@@ -162,11 +186,12 @@ def open_runtime(
             f"a bundle in {bundle.manifest.precision} must be computed in it, but {runtime} cannot. Try"
             f" --runtime {able[0]}, or a bundle in fp32"
         )
-    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime}_runtime")
+    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime.replace('-', '_')}_runtime")
     awake = {} if spin or runtime != "onnxruntime" else {"spin": False}
     opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **awake)
     return opened
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether the package of a runtime can be imported; nothing is imported for it."""
     return importlib.util.find_spec(_RUNTIMES[name].package) is not None
