@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -129,13 +130,7 @@ def _ran_engine(flavour: Flavour, detail: str) -> Answer:
 
 
 def _libraries() -> Answer:
-    found = []
-    for name in _LIBRARIES:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            continue
-        found.append(name)
+    found = [name for name in _LIBRARIES if _loads(name)]
     kinds = {name.split(".")[0] for name in found}
     missing = sorted({name.split(".")[0] for name in _LIBRARIES} - kinds)
     if not found:
@@ -143,6 +138,19 @@ def _libraries() -> Answer:
     if missing:
         return {"state": "broken", "detail": f"{', '.join(found)}, but no {' and '.join(missing)}"}
     return {"state": "ok", "detail": ", ".join(found)}
+
+
+def _loads(name: str) -> bool:
+    """From where the system looks, or from the Python package that has them."""
+    package = importlib.util.find_spec("tensorrt_libs")
+    folders = (package.submodule_search_locations or []) if package is not None else []
+    for path in (name, *(f"{folder}/{name}" for folder in folders)):
+        try:
+            ctypes.CDLL(path)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def _named(name: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "--runtimes",
     "runtimes",
     type=options.NAMES,
-    help="onnxruntime, openvino or torch; by default the first two, where installed.",
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch; by default the first two, where installed.",
 )
 @click.option(
     "--precision",

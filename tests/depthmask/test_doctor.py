@@ -73,6 +73,19 @@ def test_tensorrt_rtx_builds_here_and_is_not_called_tensorrt(here):
         assert "it cannot run one: there is no NVIDIA driver" in detail
 
 
+def test_libraries_in_the_python_package_are_found(monkeypatch, tmp_path):
+    package = tmp_path / "tensorrt_libs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    source = tmp_path / "empty.c"
+    source.touch()
+    for name in ("libnvinfer.so.11", "libnvonnxparser.so.11"):
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", package / name, source], check=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = doctor_probe.probe("tensorrt-libraries")
+    assert found == {"state": "ok", "detail": "libnvinfer.so.11, libnvonnxparser.so.11"}
+
+
 def test_both_wheels_of_onnxruntime_are_a_clash(tmp_path):
     folder = tmp_path / "onnxruntime_gpu-1.30.0.dist-info"
     folder.mkdir()
