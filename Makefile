@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-camera lint types install clean release-weights bench-weights bench-peers
+.PHONY: demo test test-slow test-camera test-gpu lint types install clean release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -17,6 +17,9 @@ test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainin
 
 test-camera:  ## against the V4L2 camera that DEPTHMASK_CAMERA names; unplugs it where the driver is vivid
 	$(BIN)/python -m pytest -m camera tests/depthmask/video/test_camera.py
+
+test-gpu:  ## on a machine with an NVIDIA GPU, in the environment that is active (docs/gpu.md)
+	DEPTHMASK_REQUIRE_GPU=1 python -m pytest -m gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def all_cells(
         Request(bundle, resolution, runtime, device, count, batch)
         for bundle in chosen
         for resolution in _resolutions(bundle, resolutions)
-        for runtime in _runtimes(runtimes)
+        for runtime in _runtimes(runtimes, bundle.manifest.precision)
         for count in threads
         for batch in batches
     ]
@@ -205,14 +205,15 @@ def _resolutions(bundle: Bundle, asked: Sequence[Resolution] | None) -> tuple[Re
     return tuple(bundle.graph(resolution).resolution for resolution in asked)
 
 
-def _runtimes(asked: Sequence[str] | None) -> tuple[str, ...]:
+def _runtimes(asked: Sequence[str] | None, precision: Precision) -> tuple[str, ...]:
     if asked:
         for name in asked:
             if name not in known_runtimes.names():
                 known = ", ".join(known_runtimes.names())
                 raise UsageError(f"a runtime must be one of {known}, but got {name!r}")
         return tuple(asked)
-    found = tuple(name for name in DEFAULT_RUNTIMES if name in known_runtimes.installed())
+    able = set(known_runtimes.installed()) & set(known_runtimes.for_precision(precision))
+    found = tuple(name for name in DEFAULT_RUNTIMES if name in able)
     if not found:
         raise UnavailableError(
             "a benchmark needs a runtime, but none is installed. Try `pip install 'depthmask[cpu]'`"

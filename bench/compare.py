@@ -1,4 +1,4 @@
-"""Two benchmarks of one machine, cell by cell: what became faster or slower, and how sure that is.
+"""Two benchmarks of one machine, or two bundles of one, cell by cell: what is faster or slower, how surely.
 
 The intervals are `bench.statistics`'; each holds for its own row. Of many rows that are equal, some are
 called different: at 99 %, one in a hundred at most, if the noise is no worse than what that module
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ import msgspec
 
 from depthmask.bench.comparable import Change, changed, check_comparable
 from depthmask.bench.latency import LatencyResult
+from depthmask.bench.paired import compare_rounds
 from depthmask.bench.recordings import recordings
 from depthmask.bench.result import BenchResult, Cell, runner_name
 from depthmask.bench.statistics import (
@@ -44,7 +45,9 @@ class ComparedCell(msgspec.Struct, frozen=True, kw_only=True):
     bundle_a: str
     bundle_b: str
     preset: str
+    precision_a: Precision
     precision: Precision
+    """b's."""
     height_px: int
     width_px: int
     runtime: str
@@ -140,20 +143,13 @@ def compare(
     pairs, unmatched = _matched(a, b)
     if not pairs:
         raise UsageError(_nothing_shared(unmatched))
-    cells = []
-    for one_a, one_b in pairs:
-        difference = functools.partial(
-            compare_quantile,
-            one_a.recording,
-            one_b.recording,
-            confidence=confidence,
-            tolerance=tolerance,
-            seed=seed,
-        )
-        carried = all(carries(len(one.latency.samples_ms), 0.99) for one in (one_a, one_b))
-        cells.append(
-            _compared(one_a, one_b, difference(0.5), difference(0.99) if carried else None)
-        )
+    difference = functools.partial(
+        compare_quantile, confidence=confidence, tolerance=tolerance, seed=seed
+    )
+    cells = [
+        _compared(one_a, one_b, difference(one_a.recording, one_b.recording), difference)
+        for one_a, one_b in pairs
+    ]
     return Comparison(
         machine=b.machine.summary,
         made_at_a=a.made_at,
@@ -164,6 +160,54 @@ def compare(
         cells=tuple(cells),
         unmatched=tuple(unmatched),
         changed=changed(a, b),
+    )
+
+
+def compare_side_by_side(
+    result: BenchResult,
+    *,
+    confidence: float = CONFIDENCE,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the other bundles of one result with its first, round by round (`bench.paired`).
+
+    Cells are alike if resolution, runtime, device, threads and batch are; precision and preset may be what
+    is compared. The tails are compared as those of two results are.
+
+    Raises:
+        UsageError: there is no second bundle, or no cell of it is like one of the first's; an argument
+            is out of range.
+    """
+    first = result.cells[0].bundle if result.cells else "none"
+    measured = _measured(result, same_work=True)
+    bases = {one.turn: one for one in measured if one.cell.bundle == first}
+    others = [one for one in measured if one.cell.bundle != first]
+    pairs = [(bases[one.turn], one) for one in others if one.turn in bases]
+    if not pairs:
+        raise UsageError(
+            "a result must hold two bundles with like cells to be compared side by side, but its bundles are"
+            f" {', '.join(dict.fromkeys(cell.bundle for cell in result.cells)) or 'none'}. Try"
+            " `dmx bench A B --rounds 30`, or a second result"
+        )
+    tails = functools.partial(
+        compare_quantile, confidence=confidence, tolerance=tolerance, seed=seed
+    )
+    rounds = functools.partial(compare_rounds, confidence=confidence, tolerance=tolerance)
+    alone = [(one.cell, f"{first} has no such cell") for one in others if one.turn not in bases]
+    failed = [(cell, f"{cell.status}: {cell.problem}") for cell in result.cells if not cell.latency]
+    return Comparison(
+        machine=result.machine.summary,
+        made_at_a=result.made_at,
+        made_at_b=result.made_at,
+        confidence=confidence,
+        tolerance=tolerance,
+        seed=seed,
+        cells=tuple(_compared(a, b, rounds(a.recording, b.recording), tails) for a, b in pairs),
+        unmatched=tuple(
+            UnmatchedCell(cell=_label(cell), reason=why) for cell, why in [*alone, *failed]
+        ),
+        changed=(),
     )
 
 
@@ -221,6 +265,13 @@ class _Measured:
         network = (cell.preset, cell.precision, cell.height_px, cell.width_px)
         return (*network, cell.runtime, cell.device, cell.threads, cell.batch)
 
+    @property
+    def turn(self) -> tuple[object, ...]:
+        """What must be the same for two bundles to be compared."""
+        cell = self.cell
+        size = (cell.height_px, cell.width_px)
+        return (*size, cell.runtime, cell.device, cell.threads, cell.batch)
+
 
 def _measured(result: BenchResult, same_work: bool) -> list[_Measured]:
     """With the machine's speed only where it was told by the same work in both results."""
@@ -276,11 +327,15 @@ def _nothing_shared(unmatched: list[UnmatchedCell]) -> str:
     )
 
 
-def _compared(a: _Measured, b: _Measured, p50: Difference, p99: Difference | None) -> ComparedCell:
+def _compared(
+    a: _Measured, b: _Measured, p50: Difference, difference: Callable[..., Difference]
+) -> ComparedCell:
+    carried = all(carries(one.recording.samples_ms.size, 0.99) for one in (a, b))
     return ComparedCell(
         bundle_a=a.cell.bundle,
         bundle_b=b.cell.bundle,
         preset=b.cell.preset,
+        precision_a=a.cell.precision,
         precision=b.cell.precision,
         height_px=b.cell.height_px,
         width_px=b.cell.width_px,
@@ -290,7 +345,7 @@ def _compared(a: _Measured, b: _Measured, p50: Difference, p99: Difference | Non
         batch=b.cell.batch,
         verdict=p50.verdict,
         p50=p50,
-        p99=p99,
+        p99=difference(a.recording, b.recording, 0.99) if carried else None,
         spoilt_by=tuple(
             f"{name}: {spoilt}"
             for name, one in (("A", a), ("B", b))

@@ -99,4 +99,5 @@ def _two_lines(difference: Difference) -> str:
 
 def _bundle(cell: ComparedCell) -> str:
     names = dict.fromkeys((cell.bundle_a, cell.bundle_b))
-    return f"{' → '.join(names)} {cell.precision}"
+    precisions = dict.fromkeys((cell.precision_a, cell.precision))
+    return f"{' → '.join(names)} {' → '.join(precisions)}"

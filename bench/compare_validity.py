@@ -5,8 +5,9 @@
 One bundle is run for the whole time, one frame after the other. Its recording is cut into disjoint
 windows of 10 s. Each is compared with the next, and with the one half a recording later: nothing changed,
 so whatever is called faster or slower is a false alarm (at most 5 in 100 is the promise). Windows of
-30 s are compared with the next made 5 % slower: called slower is a find (90 % is). The recording can be kept
-and judged again when the statistics have changed.
+30 s are compared with the next made 5 % slower: called slower is a find (90 % is). Then windows twice as long
+are dealt out in turns of a second, as `dmx bench A B` lets two bundles take turns, and judged round by round
+(`bench.paired`). The recording can be kept and judged again when the statistics have changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import io
 import itertools
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +26,11 @@ import numpy as np
 
 from depthmask.bench.latency import LatencyMeter
 from depthmask.bench.machine import Machine, this_machine
+from depthmask.bench.paired import compare_rounds
 from depthmask.bench.statistics import (
     CONFIDENCE,
     TOLERANCE,
+    Difference,
     Recording,
     Verdict,
     compare_quantile,
@@ -42,6 +45,7 @@ from depthmask.samples import shipped_photos
 WINDOW_SECONDS = 10
 LONG_WINDOW_SECONDS = 30
 _SLOWER_BY = 0.05
+_TURN_SECONDS = 1
 _DRIFT_SECONDS = (0.1, 1, 10)
 
 
@@ -91,6 +95,10 @@ class Validity(msgspec.Struct, frozen=True, kw_only=True):
     """Windows of 10 s, each with the one half a recording later."""
     slower_by_5_percent: Verdicts
     """Windows of 30 s, each with the next made slower."""
+    same_in_turns: Verdicts
+    """10 s and 10 s in turns of a second."""
+    slower_in_turns: Verdicts
+    """30 s and 30 s in turns of a second, one of the two made slower."""
 
 
 def record(
@@ -177,10 +185,11 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
             " Try --minutes 17"
         )
 
-    def verdicts(pairs: Sequence[tuple[Recording, Recording]]) -> Verdicts:
-        found = [
-            compare_quantile(a, b, confidence=confidence, tolerance=tolerance) for a, b in pairs
-        ]
+    def verdicts(
+        pairs: Iterable[tuple[Recording, Recording]],
+        compare: Callable[..., Difference] = compare_quantile,
+    ) -> Verdicts:
+        found = [compare(a, b, confidence=confidence, tolerance=tolerance) for a, b in pairs]
         widths = [
             one.upper - one.lower
             for one in found
@@ -193,9 +202,10 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
         )
 
     half = len(short) // 2
-    slowed = [
-        replace(window, samples_ms=(1 + _SLOWER_BY) * window.samples_ms) for window in long[1:]
-    ]
+    twice_short, twice_long = (
+        [in_turns(one, seed) for seed, one in enumerate(windows(whole, 2 * seconds))]
+        for seconds in (WINDOW_SECONDS, LONG_WINDOW_SECONDS)
+    )
     return Validity(
         subject=kept.subject,
         confidence=confidence,
@@ -205,10 +215,34 @@ def judge(kept: Kept, *, confidence: float = CONFIDENCE, tolerance: float = TOLE
         p50_ms=float(np.median(whole.samples_ms)),
         cv=float(whole.samples_ms.std() / whole.samples_ms.mean()),
         drift={f"{length:g}": _drift(whole, length) for length in _DRIFT_SECONDS},
-        same_next=verdicts(list(itertools.pairwise(short))),
-        same_far=verdicts(list(zip(short, short[half:], strict=False))),
-        slower_by_5_percent=verdicts(list(zip(long, slowed, strict=False))),
+        same_next=verdicts(itertools.pairwise(short)),
+        same_far=verdicts(zip(short, short[half:], strict=False)),
+        slower_by_5_percent=verdicts((a, _slowed(b)) for a, b in itertools.pairwise(long)),
+        same_in_turns=verdicts(twice_short, compare_rounds),
+        slower_in_turns=verdicts(((a, _slowed(b)) for a, b in twice_long), compare_rounds),
     )
+
+
+def in_turns(recording: Recording, seed: int) -> tuple[Recording, Recording]:
+    """Deal out a recording to two in turns of a second, of which each two are in random order."""
+    turns = windows(recording, _TURN_SECONDS)
+    first_is_b = np.random.default_rng(seed).random(len(turns) // 2) < 0.5
+    dealt: tuple[list[Recording], list[Recording]] = ([], [])
+    for index, swapped in enumerate(first_is_b):
+        for place in (0, 1):
+            dealt[place ^ swapped].append(turns[2 * index + place])
+    a, b = (
+        Recording(
+            np.concatenate([turn.samples_ms for turn in side]),
+            np.repeat(np.arange(len(side)), [turn.samples_ms.size for turn in side]),
+        )
+        for side in dealt
+    )
+    return a, b
+
+
+def _slowed(recording: Recording) -> Recording:
+    return replace(recording, samples_ms=(1 + _SLOWER_BY) * recording.samples_ms)
 
 
 def windows(recording: Recording, seconds: float) -> list[Recording]:
@@ -235,6 +269,8 @@ def _text(found: Validity) -> str:
         (f"{WINDOW_SECONDS} s, each with the next", found.same_next),
         (f"{WINDOW_SECONDS} s, each with one half a recording later", found.same_far),
         (f"{LONG_WINDOW_SECONDS} s, the next one 5 % slower", found.slower_by_5_percent),
+        (f"two of {WINDOW_SECONDS} s in turns", found.same_in_turns),
+        (f"two of {LONG_WINDOW_SECONDS} s in turns, one 5 % slower", found.slower_in_turns),
     )
     drift = ", ".join(f"{100 * value:.1f}% at {length} s" for length, value in found.drift.items())
     subject = found.subject

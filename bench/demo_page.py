@@ -70,7 +70,7 @@ def _verification(verified: Mapping[str, VerifyReport]) -> str:
     rows = [
         (
             name,
-            str(parity.resolution),
+            parity.label,
             "holds" if parity else "DOES NOT HOLD",
             *(f"{agreement.relative_error:.1e}" for agreement in parity.agreements),
             "-"

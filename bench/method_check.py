@@ -95,7 +95,7 @@ def check_method(
         UnavailableError: OpenVINO's benchmark_app or a runtime is not installed.
     """
     app = find_benchmark_app()
-    graph = bundle.path / bundle.graph(resolution).file
+    graph = bundle.model_path_for("openvino", "cpu", resolution)
     frame_HW3 = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     shape = ("-data_shape", f"frame[1,{frame_HW3.shape[0]},{frame_HW3.shape[1]},3]")
     conditions = ConditionsMeter()
@@ -162,7 +162,7 @@ def _plain_onnxruntime_ms(
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    path = bundle.path / bundle.graph(resolution).file
+    path = bundle.model_path_for("onnxruntime", "cpu", resolution)
     session = onnxruntime.InferenceSession(str(path), settings, ["CPUExecutionProvider"])
     inputs = {"frame": frame_HW3[None]}
     return _loop_ms(lambda: session.run(None, inputs), seconds)
@@ -172,7 +172,7 @@ def _plain_openvino_ms(
     bundle: Bundle, resolution: Resolution, threads: int, frame_HW3: UInt8Array, seconds: float
 ) -> tuple[float, float]:
     """The median of such a loop, and that of the request's own clock."""
-    path = bundle.path / bundle.graph(resolution).file
+    path = bundle.model_path_for("openvino", "cpu", resolution)
     compiled = compile_for_cpu(str(path), threads)
     request = compiled.create_infer_request()
     inputs = {"frame": frame_HW3[None]}

@@ -124,7 +124,7 @@ def node_times(
         frame_size: of the frame, in pixels.
 
     Raises:
-        UsageError: another runtime, no runs, or a resolution that the bundle lacks.
+        UsageError: another runtime, no runs, a bundle in bf16, or a resolution that it lacks.
         UnavailableError: the runtime's package, or onnx, is not installed.
         InputError: the graph cannot be loaded.
     """
@@ -133,6 +133,11 @@ def node_times(
         raise UsageError(
             f"runs must be 1 or more and warmup_runs 0 or more, but got {runs} and {warmup_runs}"
         )
+    if bundle.manifest.precision == "bf16":
+        raise UsageError(
+            "nodes can be timed in fp32, fp16 and int8, but got a bundle in bf16. Try one in fp32"
+        )
+    bundle = bundle.as_run_by(runtime, "cpu")
     graph = read_graph(bundle, resolution, frame_size)
     profile = _profile_onnxruntime if runtime == "onnxruntime" else _profile_openvino
     inputs = _noise(bundle, resolution, frame_size)

@@ -14,20 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from depthmask import runtimes
 from depthmask.bench.benchmark_app import benchmark_app_ms, find_benchmark_app
-from depthmask.bundle import Bundle
+from depthmask.bench.image_runs import Run, bundle_run, file_run, openvino_run
+from depthmask.bundle import Bundle, open_bundle
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import UnavailableError
+from depthmask.export.exporter import export_chain
+from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.rewrite import RewriteOptions
 from depthmask.frames import FloatArray, Resolution
-from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime
-from depthmask.runtimes.openvino_runtime import compile_for_cpu
-
-Run = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-"""From image (1,3,H,W) to mask (1,1,H,W) and depth (1,1,h,w)."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +68,7 @@ class Peer:
 
 def _ours(runtime: str) -> Callable[[Subject], Run]:
     def open_ours(subject: Subject) -> Run:
-        opened = runtimes.open_runtime(
-            subject.bundle,
-            subject.resolution,
-            runtime=runtime,
-            device="cpu",
-            threads=subject.threads,
-        )
-
-        def run(image_13HW: FloatArray) -> tuple[FloatArray, FloatArray]:
-            found = opened.run({"image": image_13HW})
-            return np.asarray(found["mask"], np.float32), np.asarray(found["depth"], np.float32)
-
-        return run
+        return bundle_run(subject.bundle, subject.resolution, runtime, subject.threads)
 
     return open_ours
 
@@ -118,8 +103,10 @@ def _max_autotuned(subject: Subject) -> Run:
     return _of_module(torch.compile(copy.deepcopy(subject.chain), dynamic=False, options=options))
 
 
-def _plain_onnx(subject: Subject) -> Path:
-    """Without any of our options; made once."""
+def plain_onnx(subject: Subject) -> Path:
+    """Without any of our options; made once. Of ONNX files: joined by us, and nothing else done."""
+    if any(isinstance(stage, OnnxStage) for stage in (subject.chain.mask, subject.chain.depth)):
+        return _joined(subject)
     path = subject.folder / "plain.onnx"
     if not path.is_file():
         program = torch.onnx.export(
@@ -130,30 +117,29 @@ def _plain_onnx(subject: Subject) -> Path:
     return path
 
 
-def _plain_session(path: Path, threads: int) -> Run:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+def _joined(subject: Subject) -> Path:
+    folder = subject.folder / "joined"
+    if not folder.is_dir():
+        export_chain(
+            subject.chain,
+            folder,
+            resolution=subject.resolution,
+            input="image",
+            rewrites=RewriteOptions("none"),
+        )
+    return open_bundle(folder).model_path(subject.resolution)
 
-    def run(image_13HW: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mask, depth = session.run(None, {name: image_13HW})
-        return mask, depth
 
-    return run
-
-
-def _plain_onnxruntime(subject: Subject) -> Run:
-    return _plain_session(_plain_onnx(subject), subject.threads)
+def _plain(runtime: str) -> Callable[[Subject], Run]:
+    return lambda subject: file_run(plain_onnx(subject), runtime, subject.threads)
 
 
 def _onnxslim(subject: Subject) -> Run:
     onnxslim, onnx = _imported("onnxslim"), _imported("onnx", extra="export")
     path = subject.folder / "slim.onnx"
     # With a path it would print a table on stdout.
-    onnx.save(onnxslim.slim(str(_plain_onnx(subject))), path)
-    return _plain_session(path, subject.threads)
+    onnx.save(onnxslim.slim(str(plain_onnx(subject))), path)
+    return file_run(path, "onnxruntime", subject.threads)
 
 
 def _openvino(subject: Subject) -> Run:
@@ -162,18 +148,12 @@ def _openvino(subject: Subject) -> Run:
     model = openvino.convert_model(
         subject.chain, example_input=example, input=[tuple(example.shape)]
     )
-    compiled = compile_for_cpu(model, subject.threads)
-    request = compiled.create_infer_request()
-
-    def run(image_13HW: FloatArray) -> tuple[FloatArray, FloatArray]:
-        found = request.infer([image_13HW])
-        return found[0], found[1]
-
-    return run
+    return openvino_run(model, subject.threads)
 
 
 def _benchmark_app(subject: Subject) -> OwnMeter:
-    app, graph = find_benchmark_app(), subject.bundle.model_path(subject.resolution)
+    app = find_benchmark_app()
+    graph = subject.bundle.model_path_for("openvino", "cpu", subject.resolution)
     return OwnMeter(lambda seconds: benchmark_app_ms(app, graph, subject.threads, seconds))
 
 
@@ -230,8 +210,9 @@ PEERS = (
     Peer(
         "torch.onnx on ONNX Runtime",
         "torch.onnx.export(dynamo=True), default session",
-        _plain_onnxruntime,
+        _plain("onnxruntime"),
     ),
+    Peer("torch.onnx on OpenVINO", "the same file, latency hint, f32", _plain("openvino")),
     Peer("onnxslim on ONNX Runtime", "the same file through onnxslim.slim", _onnxslim),
     Peer(
         "OpenVINO's conversion",

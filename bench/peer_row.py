@@ -13,8 +13,9 @@ from statistics import median
 import numpy as np
 from msgspec import structs
 
+from depthmask.bench.image_runs import Run
 from depthmask.bench.latency import LatencyMeter
-from depthmask.bench.peer_list import OwnMeter, Peer, Run, Subject
+from depthmask.bench.peer_list import OwnMeter, Peer, Subject
 from depthmask.bench.peers_result import PeerRow
 from depthmask.bench.row import problem_of
 from depthmask.frames import FloatArray, UInt8Array

@@ -30,6 +30,7 @@ from depthmask.bench.peer_list import PEERS, Peer, Subject
 from depthmask.bench.peer_row import PeerMeter
 from depthmask.bench.peers_result import PeerRow, PeersResult, markdown_peers, rich_peers
 from depthmask.bench.statistics import Recording, compare_quantile, quantile_interval
+from depthmask.bundle import Bundle
 from depthmask.chain import MaskDepthChain
 from depthmask.commands import options
 from depthmask.errors import DepthmaskError, UsageError
@@ -58,6 +59,8 @@ def compare_peers(
     max_warmup_seconds: float = 5.0,
     seed: int = 0,
     peers: Sequence[Peer] = PEERS,
+    bundle: Bundle | None = None,
+    folder: Path | None = None,
     tell: Tell = lambda doing: None,
     observe: Observe = lambda result: None,
 ) -> PeersResult:
@@ -73,6 +76,8 @@ def compare_peers(
         max_warmup_seconds: warm a peer up until it is steady, but no longer than this.
         seed: of the order of turns.
         peers: what to measure.
+        bundle: the chain's export with `image` input, at these resolutions; None exports it.
+        folder: where peers keep what they convert, for the next time; None: nothing is kept.
         tell: told of every step.
         observe: told of every resolution's result.
 
@@ -100,14 +105,16 @@ def compare_peers(
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory(prefix="depthmask-peers-") as name:
-            tell("exporting")
-            bundle = export_chain(
-                chain, Path(name) / "ours", resolution=resolutions, input="image", weights=weights
-            )
-            for resolution in bundle.manifest.resolutions:
-                folder = Path(name) / str(resolution)
-                folder.mkdir()
-                subject = Subject(chain, resolution, threads, bundle, folder)
+            if bundle is None:
+                tell("exporting")
+                ours = Path(name) / "ours"
+                bundle = export_chain(
+                    chain, ours, resolution=resolutions, input="image", weights=weights
+                )
+            for resolution in sorted(set(resolutions)):
+                kept = (folder or Path(name)) / str(resolution)
+                kept.mkdir(parents=True, exist_ok=True)
+                subject = Subject(chain, resolution, threads, bundle, kept)
                 some = [PeerMeter(peer, subject) for peer in peers]
                 elapsed_s = _measure(some, subject, seconds, rounds, max_warmup_seconds, seed, tell)
                 found = _with_ratios([row.found for row in some], elapsed_s)
@@ -157,28 +164,35 @@ def _image(subject: Subject) -> FloatArray:
 
 def _with_ratios(rows: Sequence[PeerRow], elapsed_s: float) -> list[PeerRow]:
     """The rows of one resolution with intervals, set against the fastest of ours."""
+    rows = [structs.replace(row, elapsed_s=elapsed_s) for row in rows]
     measured = [row for row in rows if row.status == "ok" and row.p50_ms is not None]
     best = min(
         (row for row in measured if row.ours), key=lambda row: row.p50_ms or 0.0, default=None
     )
-    return [_with_ratio(row, best, elapsed_s) if row in measured else _bare(row) for row in rows]
+    return [_with_ratio(row, best) if row in measured else _bare(row) for row in rows]
 
 
-def _with_ratio(row: PeerRow, best: PeerRow | None, elapsed_s: float) -> PeerRow:
-    recording, ours = _recording(row, elapsed_s), best and _recording(best, elapsed_s)
+def _with_ratio(row: PeerRow, best: PeerRow | None) -> PeerRow:
+    recording = _recording(row)
     interval_ms = quantile_interval(recording) if recording else None
     times_ours = row.p50_ms / best.p50_ms if best and best.p50_ms and row.p50_ms else None
-    times_ours_interval = None
-    if recording and ours and row is not best:
-        found = compare_quantile(ours, recording)
-        if found.lower is not None and found.upper is not None:
-            times_ours_interval = (1 + found.lower, 1 + found.upper)
     return structs.replace(
         row,
         p50_interval_ms=(interval_ms.lower, interval_ms.upper) if interval_ms else None,
         times_ours=times_ours,
-        times_ours_interval=times_ours_interval,
+        times_ours_interval=times_interval(row, best) if best and row is not best else None,
     )
+
+
+def times_interval(row: PeerRow, ours: PeerRow) -> tuple[float, float] | None:
+    """Where the median of a row over that of another lies; None where the samples do not tell."""
+    recording, against = _recording(row), _recording(ours)
+    if recording is None or against is None:
+        return None
+    found = compare_quantile(against, recording)
+    if found.lower is None or found.upper is None:
+        return None
+    return 1 + found.lower, 1 + found.upper
 
 
 def _bare(row: PeerRow) -> PeerRow:
@@ -186,13 +200,13 @@ def _bare(row: PeerRow) -> PeerRow:
     return structs.replace(row, p50_ms=None, latency=None, own_medians_ms=())
 
 
-def _recording(row: PeerRow, elapsed_s: float) -> Recording | None:
+def _recording(row: PeerRow) -> Recording | None:
     """Its samples, in rounds with the turns of the others between them; None of its own meter's."""
     if row.latency is None:
         return None
     runs = [turn.runs for turn in row.latency.turns]
     rounds = np.repeat(np.arange(len(runs)), runs)
-    return Recording(np.array(row.latency.samples_ms), rounds, elapsed_s)
+    return Recording(np.array(row.latency.samples_ms), rounds, row.elapsed_s)
 
 
 def _versions() -> dict[str, str]:
@@ -225,7 +239,7 @@ def _chosen(names: tuple[str, ...] | None) -> Sequence[Peer]:
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0, max=3600), default=2.0, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--peers", type=options.NameList(), help="Only those whose names hold these words.")
+@click.option("--peers", type=options.NAMES, help="Only those whose names hold these words.")
 @click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
 @options.out_option("Write the result with every sample as JSON.")
 @options.overwrite_option

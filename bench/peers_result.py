@@ -39,6 +39,8 @@ class PeerRow(msgspec.Struct, frozen=True, kw_only=True):
     """Its median over that of our fastest runtime at this resolution."""
     times_ours_interval: tuple[float, float] | None = None
     """None of that runtime itself, and where the samples allow no interval."""
+    elapsed_s: float | None = None
+    """What all rounds of this resolution took, of all peers."""
     latency: LatencyResult | None = None
     """None of a tool that times itself."""
     own_medians_ms: tuple[float, ...] = ()

@@ -149,7 +149,7 @@ def _one(sizes: tuple[Resolution, ...] | None, option: str) -> Resolution | None
 @options.threads_option
 @click.option(
     "--frame-size",
-    type=options.ResolutionList(),
+    type=options.RESOLUTIONS,
     help="Of the predicted frame; 480x640 by default.",
 )
 @click.option("--seconds", type=click.FloatRange(min=0, max=3600), default=2.0, show_default=True)

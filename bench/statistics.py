@@ -126,6 +126,13 @@ class Recording:
         count = int(self._numbered_rounds()[-1]) + 1
         return count if count >= MIN_BLOCKS else 0
 
+    def round_medians_ms(self) -> FloatVector:
+        """Of each round, in order; of a recording in one piece, its only one."""
+        if self.rounds is None:
+            return np.array([np.median(self.samples_ms)])
+        starts = np.flatnonzero(np.diff(self._numbered_rounds())) + 1
+        return np.array([np.median(part) for part in np.split(self.samples_ms, starts)])
+
     def _numbered_rounds(self) -> IntArray:
         """From 0 on, without gaps."""
         assert self.rounds is not None
@@ -188,7 +195,7 @@ def quantile_interval(
     Raises:
         UsageError: the confidence or the share is out of range.
     """
-    _check_confidence(confidence)
+    check_levels(confidence)
     if recording.shortcoming(share):
         return None
     generator = np.random.default_rng(seed)
@@ -226,9 +233,7 @@ def compare_quantile(
     Raises:
         UsageError: an argument is out of range.
     """
-    _check_confidence(confidence)
-    if not 0 <= tolerance < 1:
-        raise UsageError(f"a tolerance must be 0 to below 1, but got {tolerance}")
+    check_levels(confidence, tolerance)
     a_ms, b_ms = (float(np.quantile(one.samples_ms, share)) for one in (a, b))
     # Tails come from what interrupts a frame, and not from the machine's speed.
     equal = at_equal_speed(a, b) if share == _MEDIAN else None
@@ -246,7 +251,7 @@ def compare_quantile(
             deviations += equal.log_error * generator.standard_normal(deviations.size)
         below, above = _ends(deviations, confidence, min(a.blocks, b.blocks))
         lower, upper = ((1 + change) * math.exp(end) - 1 for end in (below, above))
-        verdict = _verdict(change, lower, upper, tolerance)
+        verdict = judge(change, lower, upper, tolerance)
     return Difference(
         share=share,
         a_ms=a_ms,
@@ -260,7 +265,8 @@ def compare_quantile(
     )
 
 
-def _verdict(change: float, lower: float, upper: float, tolerance: float) -> Verdict:
+def judge(change: float, lower: float, upper: float, tolerance: float) -> Verdict:
+    """What an interval of a change says (`compare_quantile`)."""
     if lower > 0 and change > tolerance:
         return "slower"
     if upper < 0 and change < -tolerance:
@@ -278,7 +284,10 @@ def _remark(a: Recording, b: Recording, share: float) -> str | None:
     return None
 
 
-def _check_confidence(confidence: float) -> None:
+def check_levels(confidence: float, tolerance: float = 0) -> None:
+    """Refuse a confidence or a tolerance out of range with a UsageError."""
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"a tolerance must be 0 to below 1, but got {tolerance}")
     if not _LEAST_CONFIDENCE <= confidence <= _MOST_CONFIDENCE:
         raise UsageError(
             f"a confidence must be {_LEAST_CONFIDENCE} to {_MOST_CONFIDENCE}, but got {confidence}"
@@ -333,14 +342,14 @@ def _weighted_quantiles(
 def _ends(deviations: FloatVector, confidence: float, blocks: int) -> tuple[float, float]:
     """The ends of the interval around 0, stretched for the few blocks (see the module's docstring)."""
     tail = (1 - confidence) / 2
-    student, normal = _student_quantile(1 - tail, blocks - 1), NormalDist().inv_cdf(1 - tail)
+    student, normal = student_quantile(1 - tail, blocks - 1), NormalDist().inv_cdf(1 - tail)
     stretch = math.sqrt(blocks / (blocks - 1)) * student / normal
     below, above = np.quantile(deviations, [tail, 1 - tail])
     # A percentile of few blocks can lie on one side only; the recording's own is always inside.
     return stretch * min(float(below), 0.0), stretch * max(float(above), 0.0)
 
 
-def _student_quantile(probability: float, degrees: int) -> float:
+def student_quantile(probability: float, degrees: int) -> float:
     """Student's quantile above 0.5, by bisection of its angle, whose tangent is t / sqrt(degrees)."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):

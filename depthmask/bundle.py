@@ -7,12 +7,14 @@ digest of itself, so that damage anywhere is found when a bundle is opened.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from depthmask.engine import EngineHeader
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Normalisation, Resolution
 from depthmask.presets import ChainSpec
@@ -20,12 +22,16 @@ from depthmask.presets import ChainSpec
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 MODEL_FILE = "model.onnx"
+UNSIGNED_SUFFIX = ".unsigned.onnx"
 WEIGHTS_FILE = "weights.bin"
 STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""bf16: an fp32 graph that the runtime computes in bfloat16, but for the preprocessing."""
+IMAGE_TENSOR = "image"
+"""The preprocessed image: an input, or in a bf16 bundle's `frame` graph a tensor."""
 InputKind = Literal["frame", "image"]
 
 
@@ -51,12 +57,21 @@ class RewriteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """And a measurement at export (`--tune`); None: none was made."""
 
 
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the search for a precision looked at, and what the gate judged on: never the same images."""
+
+    searched: str
+    searched_images: int
+    judged: str
+    judged_images: int
+
+
 class Int8Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an int8 bundle was calibrated and judged; `tradeoff.json` has what was tried."""
 
     calibrator: str
     calibration: str
-    """Name of the data that ranges come from; it is never judged on."""
+    """Name of the data that ranges come from; it is neither searched nor judged on."""
     calibration_images: int
     gate: Literal["accuracy", "agreement"]
     """On labelled data, or with the fp32 PyTorch chain on the reference frames."""
@@ -75,6 +90,16 @@ class Int8Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return tuple(r for r, gains in self.gain.items() if max(gains.values(), default=0) <= 1)
 
 
+class UnsignedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same int8 graph with uint8 activations (`export.unsigned`), for runtimes that run it faster."""
+
+    file: str
+    runtimes: tuple[str, ...]
+    """Those that run it on the CPU, in place of `GraphRecord.file`."""
+    parity: dict[str, Any]
+    """As in `GraphRecord`."""
+
+
 class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One ONNX graph of the bundle; with a dynamic resolution, the sides are its default's."""
 
@@ -86,6 +111,29 @@ class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     parity: dict[str, Any]
     """Agreement with the fp32 PyTorch chain, measured at export (`ParityReport`)."""
     rewrites: tuple[RewriteRecord, ...] = ()
+    unsigned: UnsignedRecord | None = None
+    """Of int8 bundles."""
+
+    @property
+    def is_unsigned(self) -> bool:
+        """Whether `file` is what only `UnsignedRecord.runtimes` on the CPU run (see `Bundle.spellings`)."""
+        return self.file.endswith(UNSIGNED_SUFFIX)
+
+    @property
+    def label(self) -> str:
+        """For people: `224`, or `224 unsigned`."""
+        return f"{self.resolution} unsigned" if self.is_unsigned else str(self.resolution)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that hold this graph."""
+        return (self.file, self.unsigned.file) if self.unsigned else (self.file,)
+
+    def file_for(self, runtime: str, device: str) -> str:
+        """What a runtime runs on a device (`cpu` or `cuda`)."""
+        if self.unsigned and device == "cpu" and runtime in self.unsigned.runtimes:
+            return self.unsigned.file
+        return self.file
 
     @property
     def resolution(self) -> Resolution:
@@ -105,6 +153,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Nodes of an fp16 or int8 graph that stay fp32: for their values, for parity or for the budget."""
     int8: Int8Record | None = None
     """Of int8 bundles."""
+    search: SearchRecord | None = None
+    """Of bundles whose precision was searched: fp16 and int8."""
     input: InputKind
     dynamic_batch: bool
     dynamic_resolution: bool
@@ -116,6 +166,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Measured at export, per resolution, with the data set's name."""
     verified: bool
     """False only where `--force` kept a bundle that failed its verification."""
+    engines: tuple[EngineHeader, ...] = ()
+    """TensorRT's, of one flavour; one for each graph, or none."""
     files: dict[str, FileRecord]
 
     @property
@@ -154,8 +206,30 @@ class Bundle:
         )
 
     def model_path(self, resolution: Resolution | None = None) -> Path:
-        """The ONNX file of a resolution."""
+        """The ONNX file of a resolution that any runtime can run."""
         return self.path / self.graph(resolution).file
+
+    def model_path_for(self, runtime: str, device: str, resolution: Resolution) -> Path:
+        """The ONNX file that a runtime runs on a device (`cpu` or `cuda`)."""
+        return self.as_run_by(runtime, device).model_path(resolution)
+
+    def as_run_by(self, runtime: str, device: str) -> Bundle:
+        """The bundle with only the files that a runtime runs on a device."""
+        return self._with_files(lambda graph: graph.file_for(runtime, device))
+
+    def spellings(self) -> tuple[Bundle, ...]:
+        """The bundle once for each way its graphs are written, so that every runtime runs that one."""
+        plain = self._with_files(lambda graph: graph.file)
+        if not any(graph.unsigned for graph in self.manifest.graphs):
+            return (plain,)
+        return plain, self._with_files(lambda graph: graph.files[-1])
+
+    def _with_files(self, choose: Callable[[GraphRecord], str]) -> Bundle:
+        graphs = tuple(
+            msgspec.structs.replace(graph, file=choose(graph), unsigned=None)
+            for graph in self.manifest.graphs
+        )
+        return Bundle(self.path, msgspec.structs.replace(self.manifest, graphs=graphs))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -218,7 +292,9 @@ def _check_names(bundle: Bundle) -> None:
             raise InputError(
                 f"{bundle.path / MANIFEST_FILE} names {name!r}, which is outside the bundle"
             )
-    if not manifest.graphs or any(graph.file not in manifest.files for graph in manifest.graphs):
+    if not manifest.graphs or any(
+        name not in manifest.files for graph in manifest.graphs for name in graph.files
+    ):
         raise InputError(
             f"{bundle.path / MANIFEST_FILE} names no graph, or one that it does not list"
         )

@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": "Measure latency and accuracy per resolution and runtime.",
     "compare": "Say what became faster or slower between two results of `bench`.",
     "run": "Run a bundle on photographs, videos or a camera.",
+    "doctor": "Say what of this machine works, and how to mend the rest.",
 }
 
 
@@ -44,6 +45,7 @@ class _InterruptedError(DepthmaskError):
 
 # Which extra brings a package that a command needs.
 _EXTRAS = {
+    "cuda": "tensorrt",
     "matplotlib": "report",
     "onnx": "export",
     "onnx_ir": "export",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from depthmask.errors import UnavailableError
+
 _CUDA_ERRORS = {
     35: "the NVIDIA driver is older than this CUDA needs",
     100: "the driver finds no CUDA device",
@@ -11,6 +13,8 @@ _CUDA_ERRORS = {
     999: "the CUDA driver failed to start",
 }
 _BUS_ID_BYTES = 32
+# CUdevice_attribute of the CUDA driver API.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 def cuda_bus_id() -> str | None:
@@ -48,3 +52,38 @@ def cuda_problem() -> str | None:
     if status == 0:
         return None
     return f"{_CUDA_ERRORS.get(status, 'the CUDA driver failed')} (error {status})"
+
+
+def cuda_architecture() -> str:
+    """The architecture of the GPU that CUDA numbers 0, as `sm89`.
+
+    Raises:
+        UnavailableError: there is no GPU, or the driver does not tell.
+    """
+    problem = cuda_problem()
+    if problem is not None:
+        raise UnavailableError(f"a GPU is needed, but {problem}")
+    driver = ctypes.CDLL("libcuda.so.1")
+    device, sides = ctypes.c_int(0), []
+    status = driver.cuDeviceGet(ctypes.byref(device), 0)
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int(0)
+        status = status or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        sides.append(value.value)
+    if status != 0:
+        raise UnavailableError(
+            f"the CUDA driver does not tell the GPU's architecture (error {status})"
+        )
+    return f"sm{sides[0]}{sides[1]}"
+
+
+def cuda_driver_version() -> str | None:
+    """The newest CUDA that the driver can serve, as `12.4`; None where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"

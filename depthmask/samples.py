@@ -13,6 +13,7 @@ photographs, without `dataset.json`, is a data set without labels. The same file
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -158,6 +159,35 @@ class LooseFiles:
         )
 
 
+class _Part:
+    """Some samples in a row of what is stored."""
+
+    def __init__(self, whole: Stored, indices: range) -> None:
+        self._whole = whole
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any image of the whole has a mask or a depth."""
+        return self._whole.labelled
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that the whole is read from."""
+        return self._whole.files
+
+    def check(self) -> None:
+        """Look for damage in the whole."""
+        self._whole.check()
+
+    def read(self, index: int) -> StoredSample:
+        """Sample `index` of the part, still encoded."""
+        return self._whole.read(self._indices[index])
+
+
 class Samples:
     """A data set: `len(samples)`, `samples[i]`, iteration. No picture is kept in memory."""
 
@@ -210,6 +240,21 @@ class Samples:
         """`count` samples, or all if there are no more, evenly spread; errors as of `samples[i]`."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         return [self[index] for index in chosen.tolist()]
+
+    def halves(self) -> tuple[Samples, Samples]:
+        """The first and the second half in order, named like `NAME[0:12]` and `NAME[12:24]`.
+
+        Not every other sample: neighbours may be frames of one video. Of an odd number the second is
+        the larger.
+        """
+        middle = len(self) // 2
+        return self._part(0, middle), self._part(middle, len(self))
+
+    def _part(self, start: int, stop: int) -> Samples:
+        part = copy(self)
+        part.name = f"{self.name}[{start}:{stop}]"
+        part._stored = _Part(self._stored, range(start, stop))
+        return part
 
     @property
     def labelled(self) -> bool:

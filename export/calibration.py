@@ -2,7 +2,8 @@
 
 Three calibrators. `minmax`: the largest magnitude seen. `percentile`: the magnitude that 99.99 % of the
 values do not exceed. `entropy`: the range whose rounded histogram loses least against the true one
-(Kullback-Leibler; Migacz, "8-bit inference with TensorRT", GTC 2017).
+(Kullback-Leibler; Migacz, "8-bit inference with TensorRT", GTC 2017). Where the values seen end before that
+magnitude, on one side, so does the range.
 
 A chain is calibrated in two passes: first the mask network, then the depth network behind the mask network
 in int8, so on images masked as the bundle will mask them.
@@ -19,7 +20,8 @@ import onnx_ir as ir
 
 from depthmask.errors import InputError
 from depthmask.export.onnx_files import to_bytes
-from depthmask.export.quantise import INT8_LARGEST, input_tensors, quantise, sites
+from depthmask.export.quantise import INT8_LARGEST, Range, input_tensors, quantise, sites
+from depthmask.export.unsigned import held_tensors
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 
@@ -37,8 +39,8 @@ Histogram = npt.NDArray[np.int64]
 
 def calibrate(
     model: ir.Model, batches: Sequence[Tensors], calibrator: Calibrator = "percentile"
-) -> dict[str, float]:
-    """The range of each tensor that `quantise` rounds, by name.
+) -> dict[str, Range]:
+    """The range of each tensor that `quantise` or `quantise_unsigned` rounds, by name.
 
     Args:
         model: the chain's float32 graph.
@@ -53,31 +55,39 @@ def calibrate(
             f"the calibration data must hold {LEAST_IMAGES} images or more, but got {len(batches)}."
             " Try --calibration with a folder of photographs"
         )
-    ranges = _ranges(model, input_tensors(model, "mask"), batches, calibrator)
+    ranges = _ranges(model, _tensors(model, "mask"), batches, calibrator)
     deployed = quantise(model, ranges, keep_fp32=frozenset(sites(model, "depth")))
-    depth_tensors = [name for name in input_tensors(model, "depth") if name not in ranges]
+    depth_tensors = [name for name in _tensors(model, "depth") if name not in ranges]
     return ranges | _ranges(deployed, depth_tensors, batches, calibrator)
+
+
+def _tensors(model: ir.Model, stage: str) -> list[str]:
+    """What either spelling rounds in a stage."""
+    return list(dict.fromkeys((*input_tensors(model, stage), *held_tensors(model, stage))))
 
 
 def _ranges(
     model: ir.Model, tensors: Sequence[str], batches: Sequence[Tensors], calibrator: Calibrator
-) -> dict[str, float]:
-    found: dict[str, float] = {}
+) -> dict[str, Range]:
+    found: dict[str, Range] = {}
     for group in _groups(model, tensors):
         session = _session_giving(model, group)
-        largest = dict.fromkeys(group, 0.0)
+        seen = dict.fromkeys(group, Range(0.0, 0.0))
         for inputs in batches:
             for name, values in zip(group, session.run(list(group), inputs), strict=True):
-                largest[name] = max(largest[name], _largest(name, values))
+                seen[name] = _widened(seen[name], name, values)
         if calibrator == "minmax":
-            found |= largest
+            found |= seen
             continue
+        largest = {name: span.magnitude for name, span in seen.items()}
         counts = {name: np.zeros(_BINS, np.int64) for name in group}
         for inputs in batches:
             for name, values in zip(group, session.run(list(group), inputs), strict=True):
                 counts[name] += histogram(values, largest[name])
         choose = percentile_range if calibrator == "percentile" else entropy_range
-        found |= {name: choose(counts[name], largest[name]) for name in group}
+        for name, span in seen.items():
+            kept = choose(counts[name], largest[name])
+            found[name] = Range(max(span.low, -kept), min(span.high, kept))
     return found
 
 
@@ -122,14 +132,15 @@ def _divergence(counts: Histogram, end: int) -> float:
     return float(np.sum(p[both] * np.log(p[both] / np.maximum(q[both], 1e-9))))
 
 
-def _largest(name: str, values: npt.NDArray[Any]) -> float:
-    magnitude = float(np.abs(values).max(initial=0))
-    if not np.isfinite(magnitude):
+def _widened(span: Range, name: str, values: npt.NDArray[Any]) -> Range:
+    """The range with these values in it."""
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not np.isfinite(low) or not np.isfinite(high):
         raise InputError(
             f"every tensor must be finite on the calibration data, but {name} holds NaN or infinity."
             " Check the weights"
         )
-    return magnitude
+    return Range(min(span.low, low), max(span.high, high))
 
 
 def _groups(model: ir.Model, tensors: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -16,12 +16,14 @@ from depthmask.atomic import check_target, new_folder
 from depthmask.bundle import (
     MODEL_FILE,
     REFERENCE_FILE,
+    UNSIGNED_SUFFIX,
     Bundle,
     GraphRecord,
     InputKind,
     Manifest,
     Precision,
     RewriteRecord,
+    UnsignedRecord,
     open_bundle,
     record_files,
     write_manifest,
@@ -29,18 +31,22 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
-from depthmask.export.int8 import Int8Options, Quantiser, Tradeoff, open_calibration
+from depthmask.export.engines import EngineOptions, build_engines, prepare
+from depthmask.export.gate_data import GateData, check_labels, split
+from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.onnx_files import save_models
 from depthmask.export.onnx_stage import OnnxStage
+from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
-from depthmask.export.reference import Reference, make_reference
+from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
 from depthmask.export.tradeoff import save_tradeoffs
+from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
-from depthmask.frames import Normalisation, Resolution, to_network
+from depthmask.frames import Normalisation, Resolution
 from depthmask.models.describe import gmac
-from depthmask.runtimes import Tensors
+from depthmask.runtimes import require_precision
 from depthmask.runtimes.torch_runtime import ChainPredictor
 from depthmask.samples import Samples
 from depthmask.version import __version__
@@ -52,6 +58,8 @@ _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+"""What a bundle holds beside its ONNX: nothing, or engines."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -63,7 +71,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     resolutions: tuple[Resolution, ...] = (DEFAULT_RESOLUTION,)
     precision: Precision = "fp32"
-    target: Literal["onnx"] = "onnx"
+    target: Target = "onnx"
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
@@ -87,7 +95,8 @@ def export_chain(
     *,
     resolution: Resolution | Sequence[Resolution] = DEFAULT_RESOLUTION,
     precision: Precision = "fp32",
-    target: Literal["onnx"] = "onnx",
+    target: Target = "onnx",
+    engine: EngineOptions | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -108,9 +117,11 @@ def export_chain(
             rounded to float16.
         out: the bundle's folder; it must not exist unless `overwrite`.
         resolution: one or several; each gets its own graph, weights are shared on disk.
-        precision: `fp32`, `fp16` or `int8`; in fp16, nodes whose values would overflow stay fp32, in
-            int8 those that the budget needs; the manifest lists them.
-        target: `onnx`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
+            in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
+            from an fp32 graph.
+        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX.
+        engine: what engines are built for, and how; by default for the GPU that is here.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -118,7 +129,8 @@ def export_chain(
         opset: of the graphs.
         int8: how int8 is calibrated, and what it may lose.
         weights: where the weights come from, for the manifest.
-        data: labelled samples for the accuracy check; without them parity alone decides.
+        data: labelled samples for the accuracy check; without them parity alone decides. int8 is
+            searched on their first half and judged on the second.
         overwrite: replace an existing bundle.
         force: keep a bundle that fails its verification, marked as unverified.
         progress: told of each phase.
@@ -128,8 +140,10 @@ def export_chain(
     Raises:
         CheckFailedError: the bundle does not agree with PyTorch; nothing is written unless `force`.
         UsageError: the options or the chain cannot be used, or `out` exists.
-        InputError: the weights are not finite.
+        InputError: the weights are not finite, or data are not usable.
+        UnavailableError: this machine cannot compute in bf16.
         OutputError: `out` cannot be written.
+        UnavailableError: the target's package or GPU is not here.
     """
     out = Path(out)
     resolutions = (resolution,) if isinstance(resolution, Resolution) else tuple(resolution)
@@ -144,32 +158,50 @@ def export_chain(
         opset=opset,
     )
     check_target(out, overwrite=overwrite)
+    if precision == "bf16" and target != "onnx":
+        raise UsageError(
+            f"the target of bf16 must be onnx, which OpenVINO computes in it, but got {target}. Try --fp16"
+        )
+    engine = _engine_options(target, engine)
+    prepared = prepare(engine) if engine is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
-    # Before the slow work: calibration data may be unusable.
+    # Before the slow work: the machine or the data may be unusable.
+    require_precision(precision)
+    gate = split(precision, data)
     calibration = open_calibration(int8.calibration, data) if precision == "int8" else None
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
     progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
-    models, records, fp32_nodes = _make_graphs(
-        chain, options, reference, trace or to_onnx, progress
-    )
-    pytorch_accuracy = _pytorch_accuracy(chain, options, data, progress)
+    models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
+    pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
     int8_record = None
+    unsigned: dict[Resolution, ir.Model] = {}
     tradeoffs: dict[Resolution, Tradeoff] = {}
     if calibration is not None:
-        quantiser = Quantiser(int8, calibration, reference, data, chain.spec.kind)
-        expected = pytorch_accuracy.get("pytorch", {})
-        models, tradeoffs = _to_int8(
-            models, quantiser, _runners(chain, options), expected, progress
-        )
+        searched = make_reference(chain, options.resolutions, gate.search_frames)
+        quantiser = Quantiser(int8, calibration, searched, gate.searched, chain.spec.kind)
+        expected = _pytorch_accuracy(chain, options, gate.searched, progress)
+        for measured in (expected, pytorch_accuracy):
+            for result in measured.values():
+                check_labels(result, chain.spec.kind)
+        runners = {r: _runner(chain, options, r) for r in options.resolutions}
+        graphs, tradeoffs = _to_int8(models, quantiser, runners, expected, progress)
+        models = {r: one.symmetric for r, one in graphs.items()}
+        unsigned = {r: one.unsigned for r, one in graphs.items()}
         int8_record = quantiser.record(tradeoffs)
         fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
-        save_models({_file_name(r, options): model for r, model in models.items()}, folder)
+        files = {_file_name(r, options): model for r, model in models.items()}
+        unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
+        if len(models) > 1:
+            save_models({**files, **unsigned_files}, folder)
+        else:  # one resolution's files stand alone
+            save_models(files, folder)
+            save_models(unsigned_files, folder)
         if tradeoffs:
             save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
@@ -180,6 +212,7 @@ def export_chain(
             precision=options.precision,
             fp32_nodes=fp32_nodes,
             int8=int8_record,
+            search=gate.record,
             input=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
@@ -191,31 +224,49 @@ def export_chain(
                     gmac=round(_gmac(chain, r, options) - saved_gmac(records[r]), 4),
                     parity={},
                     rewrites=records[r],
+                    unsigned=UnsignedRecord(
+                        file=_unsigned_name(r, options), runtimes=UNSIGNED_RUNTIMES, parity={}
+                    )
+                    if r in unsigned
+                    else None,
                 )
                 for r in options.resolutions
             ),
             opset=options.opset,
             versions=_versions(),
-            accuracy=pytorch_accuracy,
+            accuracy=_accuracy_record(pytorch_accuracy),
             verified=False,
             files=record_files(folder),
         )
         progress(f"verifying the bundle against {chain.spec.original}")
-        report = verify_bundle(Bundle(folder, manifest), reference, data, chain=chain)
+        report = verify_bundle(Bundle(folder, manifest), reference, gate.judged, chain=chain)
         if not report and not force:
             raise CheckFailedError(
                 f"the bundle must agree with {chain.spec.original}, but {'; '.join(report.failures())}."
                 f" Nothing was written; --force keeps it all the same",
                 details=report.details(),
             )
-        write_manifest(folder, _with_report(manifest, report))
+        manifest = _with_report(manifest, report)
+        if engine is not None and prepared is not None:
+            manifest = build_engines(folder, manifest, engine, *prepared, progress)
+        write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
+
+
+def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
+    if target == "onnx":
+        if engine is not None:
+            raise UsageError(f"engine options are for a target of {engine.flavour}, but got onnx")
+        return None
+    if engine is not None and engine.flavour != target:
+        raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
+    return engine or EngineOptions(flavour=target)
 
 
 def _make_graphs(
     chain: MaskDepthChain,
     options: ExportOptions,
-    reference: Reference,
+    gate: GateData,
     trace: Trace,
     progress: Progress,
 ) -> tuple[
@@ -236,10 +287,13 @@ def _make_graphs(
             opset=options.opset,
         )
         progress(f"rewriting at {resolution}")
-        model, records[resolution] = rewrite(model, options.rewrites)
+        model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
+        if options.precision == "bf16" and options.input == "frame":
+            model = with_named_image(model)
         if options.precision == "fp16":
             progress(f"checking the range of every tensor at {resolution}")
-            batches = _batches(chain, options.input, resolution, reference)
+            runner = _runner(chain, options, resolution)
+            batches = [runner.inputs(frame) for frame in gate.search_frames]
             unfit = unfit_for_fp16(model, node_ranges(model, batches))
             progress(f"looking for what fp16 is too coarse for at {resolution}")
             kept = needed_in_fp32(model, batches, unfit, _SEARCHED_SHARE * TOLERANCES["fp16"])
@@ -249,28 +303,23 @@ def _make_graphs(
     return models, records, tuple(sorted(fp32_nodes))
 
 
-def _runners(chain: MaskDepthChain, options: ExportOptions) -> dict[Resolution, GraphRunner]:
+def _runner(chain: MaskDepthChain, options: ExportOptions, resolution: Resolution) -> GraphRunner:
     normalisation = Normalisation(chain.spec.mean, chain.spec.std)
-    return {r: GraphRunner(options.input, r, normalisation) for r in options.resolutions}
+    return GraphRunner(options.input, resolution, normalisation)
 
 
 def _to_int8(
     models: Mapping[Resolution, ir.Model],
     quantiser: Quantiser,
     runners: Mapping[Resolution, GraphRunner],
-    expected: Mapping[str, Any],
+    expected: Mapping[Resolution, AccuracyResult],
     progress: Progress,
-) -> tuple[dict[Resolution, ir.Model], dict[Resolution, Tradeoff]]:
+) -> tuple[dict[Resolution, Int8Graphs], dict[Resolution, Tradeoff]]:
     found = {
-        resolution: quantiser(
-            model,
-            runners[resolution],
-            msgspec.convert(expected.get(str(resolution)), AccuracyResult | None),
-            progress,
-        )
+        resolution: quantiser(model, runners[resolution], expected.get(resolution), progress)
         for resolution, model in models.items()
     }
-    return {r: model for r, (model, _) in found.items()}, {r: t for r, (_, t) in found.items()}
+    return {r: graphs for r, (graphs, _) in found.items()}, {r: t for r, (_, t) in found.items()}
 
 
 def _kept(tradeoffs: Mapping[Resolution, Tradeoff]) -> tuple[str, ...]:
@@ -279,34 +328,37 @@ def _kept(tradeoffs: Mapping[Resolution, Tradeoff]) -> tuple[str, ...]:
     return tuple(sorted({site for point in chosen for site in point.kept_fp32}))
 
 
-def _batches(
-    chain: MaskDepthChain, kind: InputKind, resolution: Resolution, reference: Reference
-) -> list[Tensors]:
-    if kind == "frame":
-        return [{"frame": frame[None]} for frame in reference.frames]
-    normalisation = Normalisation(chain.spec.mean, chain.spec.std)
-    return [
-        {"image": to_network(frame[None], resolution, normalisation)} for frame in reference.frames
-    ]
-
-
 def _pytorch_accuracy(
     chain: MaskDepthChain, options: ExportOptions, data: Samples | None, progress: Progress
-) -> dict[str, Any]:
+) -> dict[Resolution, AccuracyResult]:
     """What PyTorch reaches on the data, so that the bundle's loss can be told."""
     if data is None:
         return {}
     results = {}
     for resolution in options.resolutions:
         progress(f"measuring PyTorch's accuracy at {resolution}")
-        results[str(resolution)] = accuracy(ChainPredictor(chain, resolution), data)
-    return {"data": data.name, "pytorch": msgspec.to_builtins(results)}
+        results[resolution] = accuracy(ChainPredictor(chain, resolution), data)
+    return results
+
+
+def _accuracy_record(results: Mapping[Resolution, AccuracyResult]) -> dict[str, Any]:
+    if not results:
+        return {}
+    (name,) = {result.data for result in results.values()}
+    by_resolution = {str(resolution): result for resolution, result in results.items()}
+    return {"data": name, "pytorch": msgspec.to_builtins(by_resolution)}
 
 
 def _with_report(manifest: Manifest, report: VerifyReport) -> Manifest:
+    parities = {parity.graph.file: parity.as_dict() for parity in report.parities}
     graphs = tuple(
-        msgspec.structs.replace(graph, parity=parity.as_dict())
-        for graph, parity in zip(manifest.graphs, report.parities, strict=True)
+        msgspec.structs.replace(
+            graph,
+            parity=parities[graph.file],
+            unsigned=graph.unsigned
+            and msgspec.structs.replace(graph.unsigned, parity=parities[graph.unsigned.file]),
+        )
+        for graph in manifest.graphs
     )
     found = {"bundle": msgspec.to_builtins(report.accuracies)} if report.accuracies else {}
     return msgspec.structs.replace(
@@ -335,6 +387,10 @@ def _file_name(resolution: Resolution, options: ExportOptions) -> str:
     return f"model-{resolution}.onnx"
 
 
+def _unsigned_name(resolution: Resolution, options: ExportOptions) -> str:
+    return Path(_file_name(resolution, options)).stem + UNSIGNED_SUFFIX
+
+
 def _versions() -> dict[str, str]:
     found = {"depthmask": __version__}
     for package in _RECORDED_PACKAGES:
@@ -346,6 +402,7 @@ def _versions() -> dict[str, str]:
 
 
 def output_name(chain: MaskDepthChain, options: ExportOptions) -> str:
-    """What a bundle's folder is called by default: `lite-224-fp16`."""
+    """What a bundle's folder is called by default: `lite-224-fp16`, `lite-224-fp16-tensorrt-rtx`."""
     sizes = "-".join(str(resolution) for resolution in options.resolutions)
-    return f"{chain.spec.preset}-{sizes}-{options.precision}"
+    target = "" if options.target == "onnx" else f"-{options.target}"
+    return f"{chain.spec.preset}-{sizes}-{options.precision}{target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,60 @@ def constant_array(value: ir.Value | None) -> Array | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """A whole number of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """Several."""
+    found = node.attributes.get(name)
+    return tuple(default if found is None else found.as_ints())
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A word of a node's."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_string()
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """What a Conv of two dimensions is, defaults filled in."""
+
+    weight_OCKL: Array
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """Top, left, bottom, right."""
+    group: int
+
+
+def conv_geometry(node: ir.Node) -> ConvGeometry | None:
+    """Of a two-dimensional Conv with constant weights and bias, and pads in numbers; else None."""
+    weight = constant_array(node.inputs[1]) if node.op_type == "Conv" else None
+    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    if (
+        weight is None
+        or weight.ndim != 4
+        or node.inputs[0] is node.inputs[1]
+        or (biased and constant_array(node.inputs[2]) is None)
+        or string_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+    ):
+        return None
+    stride_y, stride_x = ints_attribute(node, "strides", (1, 1))
+    dilation_y, dilation_x = ints_attribute(node, "dilations", (1, 1))
+    top, left, bottom, right = ints_attribute(node, "pads", (0, 0, 0, 0))
+    return ConvGeometry(
+        weight_OCKL=weight,
+        strides=(stride_y, stride_x),
+        dilations=(dilation_y, dilation_x),
+        pads=(top, left, bottom, right),
+        group=int_attribute(node, "group", 1),
+    )
 
 
 class Site:
@@ -51,7 +106,7 @@ class Site:
     def node(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shape: Sequence[int],
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
@@ -62,7 +117,7 @@ class Site:
     def nodes(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shapes: Sequence[Sequence[int]],
         attributes: Mapping[str, Any] | None = None,
     ) -> list[ir.Value]:
@@ -81,9 +136,32 @@ class Site:
         self._graph.insert_before(self._before, node)
         return outputs
 
+    def like(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], shape: Sequence[int] | None
+    ) -> ir.Value:
+        """A new node with the operator and the attributes of another."""
+        name = self._next(node.op_type)
+        output = ir.Value(
+            name=name,
+            shape=None if shape is None else ir.Shape(list(shape)),
+            type=ir.TensorType(ir.DataType.FLOAT),
+        )
+        attributes = list(node.attributes.values())
+        new = ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[output], name=name)
+        new.metadata_props.update(self._before.metadata_props)
+        self._graph.insert_before(self._before, new)
+        return output
+
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """A Reshape to sides that are all known."""
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64))], shape)
+
+    def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
+        """A Transpose of sides that are all known."""
+        shape = static_shape(value) or ()
+        return self.node(
+            "Transpose", [value], [shape[axis] for axis in order], {"perm": list(order)}
+        )
 
     def _next(self, what: str) -> str:
         self._count += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,11 +16,12 @@ from depthmask.errors import InputError
 from depthmask.export import budget as budgets
 from depthmask.export.budget import GraphRunner, Judge
 from depthmask.export.calibration import LEAST_IMAGES, Calibrator, calibrate
-from depthmask.export.precision_search import Point, choose, search
-from depthmask.export.quantise import quantise, site_macs, sites
+from depthmask.export.precision_search import Losses, Point, choose, search
+from depthmask.export.quantise import Range, quantise, site_macs, sites
 from depthmask.export.reference import PHOTO_COUNT, Reference
 from depthmask.export.sensitivity import SiteError, sensitivity
 from depthmask.export.tune import fastest_ms
+from depthmask.export.unsigned import quantise_unsigned
 from depthmask.frames import Resolution, UInt8Array, read_image
 from depthmask.presets import Kind
 from depthmask.samples import Samples, shipped_photos
@@ -85,7 +86,7 @@ class Calibration:
 
 
 def open_calibration(samples: Samples | None, judged: Samples | None) -> Calibration:
-    """At most `LARGEST_CALIBRATION` images of a data set, none of them judged.
+    """At most `LARGEST_CALIBRATION` images of a data set, none of them judged (None: the reference is).
 
     By default shipped photographs that no reference is made of, each whole and its four quarters.
 
@@ -97,15 +98,22 @@ def open_calibration(samples: Samples | None, judged: Samples | None) -> Calibra
         return Calibration("shipped photographs", tuple(v for p in photos for v in _views(p)))
     frames = tuple(sample.image_HW3 for sample in samples.spread(LARGEST_CALIBRATION))
     calibration = Calibration(samples.name, frames)
-    if judged is not None:
-        used = {digest(frame) for frame in frames}
-        shared = sum(digest(frame) in used for frame in judged.images())
-        if shared:
-            raise InputError(
-                f"the calibration data must not be judged on, but {shared} of the images in"
-                f" {samples.name} are in {judged.name} too. Try --calibration with other images"
-            )
+    used = {digest(frame) for frame in frames}
+    name, images = _judged_images(judged)
+    shared = sum(digest(image) in used for image in images)
+    if shared:
+        raise InputError(
+            f"the calibration data must not be judged on, but {shared} of the images in"
+            f" {samples.name} are in {name} too. Try --calibration with other images"
+        )
     return calibration
+
+
+def _judged_images(judged: Samples | None) -> tuple[str, Iterable[UInt8Array]]:
+    if judged is not None:
+        return judged.name, judged.images()
+    photos = shipped_photos()[:PHOTO_COUNT]
+    return "the photographs of the reference frames", map(read_image, photos)
 
 
 def digest(frame_HW3: UInt8Array) -> bytes:
@@ -120,21 +128,42 @@ def _views(photo_HW3: UInt8Array) -> list[UInt8Array]:
 
 
 @dataclass(frozen=True)
+class Int8Graphs:
+    """The same choice of sites in both spellings."""
+
+    symmetric: ir.Model
+    """By `quantise`."""
+    unsigned: ir.Model
+    """By `quantise_unsigned`."""
+
+
+def _losses(model: ir.Model, ranges: Mapping[str, Range], judge: Judge) -> Losses:
+    """What the worse of both spellings loses."""
+
+    def losses(kept_fp32: frozenset[str]) -> dict[str, float]:
+        symmetric = judge(quantise(model, ranges, kept_fp32))
+        unsigned = judge(quantise_unsigned(model, ranges, kept_fp32))
+        return {name: max(symmetric[name], unsigned[name]) for name in symmetric}
+
+    return losses
+
+
+@dataclass(frozen=True)
 class Quantiser:
     """Brings graphs of one chain to int8.
 
     Args:
         options: how.
         calibration: what ranges come from.
-        reference: the fp32 PyTorch chain's outputs.
-        data: labelled samples to judge on; None: judged by agreement with the reference.
+        searched: the fp32 PyTorch chain's outputs on frames that the gate does not judge on.
+        data: labelled samples that the gate does not judge on either; None: searched by agreement.
         kind: of the chain.
         timings: by default on the runtimes that are installed.
     """
 
     options: Int8Options
     calibration: Calibration
-    reference: Reference
+    searched: Reference
     data: Samples | None
     kind: Kind
     timings: Timings | None = None
@@ -145,8 +174,8 @@ class Quantiser:
         runner: GraphRunner,
         expected: AccuracyResult | None,
         progress: Progress,
-    ) -> tuple[ir.Model, Tradeoff]:
-        """The graph in int8 within the budget, and what was tried.
+    ) -> tuple[Int8Graphs, Tradeoff]:
+        """The graph in int8 within the budget, in both spellings, and what was tried.
 
         Args:
             model: the float32 graph.
@@ -162,29 +191,31 @@ class Quantiser:
         batches = [runner.inputs(frame) for frame in self.calibration.frames]
         ranges = calibrate(model, batches, self.options.calibrator)
         progress(f"measuring the sensitivity of {len(sites(model))} sites at {resolution}")
-        few = budgets.agreement_judge(runner, self.reference, _SENSITIVITY_FRAMES)
-        errors = sensitivity(model, ranges, few)
+        few = budgets.agreement_judge(runner, self.searched, _SENSITIVITY_FRAMES)
+        errors = sensitivity(sites(model), _losses(model, ranges, few))
         progress(f"searching what int8 may compute at {resolution}")
         judge, budget = self._judge(runner, expected)
         points = search(
             [error.site for error in errors],
             site_macs(model),
-            lambda kept: judge(quantise(model, ranges, kept)),
+            _losses(model, ranges, judge),
             budget,
         )
         progress(f"timing {len(points)} choices at {resolution}")
-        models = {
-            str(i): quantise(model, ranges, frozenset(p.kept_fp32)) for i, p in enumerate(points)
+        timed = {
+            str(i): quantise_unsigned(model, ranges, frozenset(p.kept_fp32))
+            for i, p in enumerate(points)
         }
-        points = self._timed(points, models, batches[0])
+        points = self._timed(points, timed, batches[0])
         chosen = points.index(choose(points, resolution))
-        return models[str(chosen)], Tradeoff(points, chosen, errors)
+        symmetric = quantise(model, ranges, frozenset(points[chosen].kept_fp32))
+        return Int8Graphs(symmetric, timed[str(chosen)]), Tradeoff(points, chosen, errors)
 
     def _judge(
         self, runner: GraphRunner, expected: AccuracyResult | None
     ) -> tuple[Judge, Mapping[str, float]]:
         if self.data is None or expected is None:
-            return budgets.agreement_judge(runner, self.reference), self.budget
+            return budgets.agreement_judge(runner, self.searched), self.budget
         return budgets.accuracy_judge(runner, expected, self.data, self.kind), self.budget
 
     @property

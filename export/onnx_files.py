@@ -26,7 +26,7 @@ def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
     The same chain at several resolutions has the same convolutions, so a bundle of three is hardly
     larger than a bundle of one. The graphs themselves stay as they are, weights inside.
     """
-    if len(models) == 1:
+    if len(models) <= 1:
         for name, model in models.items():
             (folder / name).write_bytes(to_bytes(model))
         return

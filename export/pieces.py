@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from depthmask.bundle import STAGE_KEY, Bundle
-from depthmask.errors import InputError
+from depthmask.bundle import IMAGE_TENSOR, STAGE_KEY, Bundle
+from depthmask.errors import InputError, UsageError
 from depthmask.export.onnx_files import to_bytes
 from depthmask.frames import Resolution
 from depthmask.runtimes import Tensors
@@ -94,6 +94,26 @@ def image_name(model: ir.Model) -> str | None:
         and any(stage_near(user) != "preprocess" for user, _ in value.uses())
     }
     return names.pop() if len(names) == 1 else None
+
+
+def with_named_image(model: ir.Model) -> ir.Model:
+    """A copy of a graph that takes frames in which the preprocessed image is named `IMAGE_TENSOR`.
+
+    Raises:
+        UsageError: the networks take more from the preprocessing than one image.
+    """
+    named = model.clone()
+    name = image_name(named)
+    if name is None:
+        raise UsageError(
+            "bf16 needs networks that take one preprocessed image, but these take something else too. Try"
+            " --input image"
+        )
+    for node in named.graph:
+        for value in node.outputs:
+            if value.name == name:
+                value.name = IMAGE_TENSOR
+    return named
 
 
 def names(model: ir.Model) -> frozenset[str]:

@@ -1,13 +1,14 @@
 """int8 by graph: QuantizeLinear and DequantizeLinear (QDQ) in front of convolutions.
 
 Symmetric int8 throughout: the zero point is 0; a tensor of magnitude up to r has the scale r / 127, a weight
-one scale per output channel (axis 0); the bias stays float32. TensorRT accepts nothing else. OpenVINO makes
-int8 kernels of it; more pairs (behind convolutions, around additions) made it no faster.
+one scale per output channel (axis 0); the bias stays float32. TensorRT accepts nothing else. `unsigned`
+spells the same for CPUs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -17,8 +18,22 @@ from depthmask.export.to_onnx import stage_of
 
 INT8_LARGEST = 127
 """-128 is not used for weights, so that their range is symmetric."""
+_UINT8_LARGEST = 255
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-_STAGES = ("mask", "depth")
+STAGES = ("mask", "depth")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tensor's rounded values must reach; beyond it they are cut off."""
+
+    low: float
+    high: float
+
+    @property
+    def magnitude(self) -> float:
+        """The larger end."""
+        return max(-self.low, self.high)
 
 
 def sites(model: ir.Model, stage: str | None = None) -> tuple[str, ...]:
@@ -28,21 +43,21 @@ def sites(model: ir.Model, stage: str | None = None) -> tuple[str, ...]:
     """
     return tuple(
         node.name or ""
-        for node in _convolutions(model.graph)
+        for node in convolutions(model.graph)
         if stage is None or stage_of(node) == stage
     )
 
 
 def input_tensors(model: ir.Model, stage: str) -> tuple[str, ...]:
     """The names of the tensors that the sites of a stage (`mask` or `depth`) take, in order."""
-    taken = (_input(n) for n in _convolutions(model.graph) if stage_of(n) == stage)
+    taken = (_input(n) for n in convolutions(model.graph) if stage_of(n) == stage)
     return tuple(dict.fromkeys(value.name or "" for value in taken))
 
 
 def site_macs(model: ir.Model) -> dict[str, int]:
     """The multiply-accumulates of one image, by site; sides that are open count as 1."""
     found = {}
-    for node in _convolutions(model.graph):
+    for node in convolutions(model.graph):
         weight, output = constant_array(node.inputs[1]), node.outputs[0]
         assert weight is not None
         sides = output.shape[2:] if output.shape is not None else ()
@@ -52,7 +67,7 @@ def site_macs(model: ir.Model) -> dict[str, int]:
 
 
 def quantise(
-    model: ir.Model, ranges: Mapping[str, float], keep_fp32: frozenset[str] = frozenset()
+    model: ir.Model, ranges: Mapping[str, Range], keep_fp32: frozenset[str] = frozenset()
 ) -> ir.Model:
     """A copy of the graph in which every site but those named takes int8.
 
@@ -60,31 +75,41 @@ def quantise(
 
     Args:
         model: float32; not changed.
-        ranges: the largest magnitude of each of `input_tensors` that is quantised, by name.
+        ranges: of each of `input_tensors` that is quantised, by name.
         keep_fp32: names of `sites` that stay as they are.
     """
     quantised = model.clone()
     graph = quantised.graph
+    rounded = [node for node in convolutions(graph) if node.name not in keep_fp32]
     pairs: dict[ir.Value, ir.Value] = {}
-    for node in list(_convolutions(graph)):
-        if node.name in keep_fp32:
-            continue
-        for index, value in ((0, _input(node)), (1, node.inputs[1])):
-            assert value is not None
-            if value not in pairs:
-                pair = _Pair(graph, node, value)
-                pairs[value] = pair.of_weight() if index else pair.of_activation(ranges)
-            node.replace_input_with(index, pairs[value])
+    for node in rounded:
+        value = _input(node)
+        if value not in pairs:
+            pairs[value] = Pair(graph, node, value).of_int8(ranges[value.name or ""])
+        node.replace_input_with(0, pairs[value])
+    round_weights(graph, rounded)
     drop_unused_constants(graph)
     return quantised
 
 
-def _convolutions(graph: ir.Graph) -> Iterator[ir.Node]:
+def round_weights(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
+    """Let convolutions take int8 weights."""
+    pairs: dict[ir.Value, ir.Value] = {}
+    for node in nodes:
+        weight = node.inputs[1]
+        assert weight is not None
+        if weight not in pairs:
+            pairs[weight] = Pair(graph, node, weight).of_weight()
+        node.replace_input_with(1, pairs[weight])
+
+
+def convolutions(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes that int8 can compute, in order."""
     return (
         node
         for node in graph
         if node.op_type == "Conv"
-        and stage_of(node) in _STAGES
+        and stage_of(node) in STAGES
         and constant_array(node.inputs[1]) is not None
     )
 
@@ -95,21 +120,33 @@ def _input(node: ir.Node) -> ir.Value:
     return value
 
 
-class _Pair:
-    """What rounds one tensor to int8 and back, in front of the first node that takes it so."""
+class Pair:
+    """What rounds one tensor to eight bits and back, in front of the first node that takes it so."""
 
     def __init__(self, graph: ir.Graph, before: ir.Node, value: ir.Value) -> None:
         self._graph = graph
         self._before = before
         self._value = value
 
-    def of_activation(self, ranges: Mapping[str, float]) -> ir.Value:
-        """Rounded at run time, with one scale."""
-        largest = ranges[self._value.name or ""]
-        scale = self._constant("scale", np.float32(max(largest / INT8_LARGEST, _SMALLEST_SCALE)))
-        zero = self._constant("zero", np.int8(0))
-        rounded = self._node("QuantizeLinear", [self._value, scale, zero], ir.DataType.INT8)
-        return self._node("DequantizeLinear", [rounded, scale, zero], ir.DataType.FLOAT)
+    def of_int8(self, span: Range) -> ir.Value:
+        """Rounded at run time to [-128, 127] with zero point 0."""
+        return self._of_activation(span.magnitude / INT8_LARGEST, np.int8(0), ir.DataType.INT8)
+
+    def of_uint8(self, span: Range) -> ir.Value:
+        """Rounded at run time to [0, 255]: the range is widened to hold 0, which stays exact."""
+        low, high = min(span.low, 0.0), max(span.high, 0.0)
+        scale = max((high - low) / _UINT8_LARGEST, _SMALLEST_SCALE)
+        return self._of_activation(scale, np.uint8(round(-low / scale)), ir.DataType.UINT8)
+
+    def _of_activation(
+        self, scale: float, zero: np.int8 | np.uint8, dtype: ir.DataType
+    ) -> ir.Value:
+        constants = [
+            self._constant("scale", np.float32(max(scale, _SMALLEST_SCALE))),
+            self._constant("zero", zero),
+        ]
+        rounded = self._node("QuantizeLinear", [self._value, *constants], dtype)
+        return self._node("DequantizeLinear", [rounded, *constants], ir.DataType.FLOAT)
 
     def of_weight(self) -> ir.Value:
         """Rounded here, with a scale per output channel."""

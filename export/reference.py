@@ -89,19 +89,30 @@ class Reference:
 
 def reference_frames() -> tuple[UInt8Array, ...]:
     """Shipped photographs at several sizes, and the hard cases: black, white, noise."""
+    photos = [read_image(path) for path in shipped_photos()[:PHOTO_COUNT]]
+    return with_hard_cases(photos, seed=0, levels=(0, 255))
+
+
+def with_hard_cases(
+    photos: Sequence[UInt8Array], seed: int, levels: Sequence[int]
+) -> tuple[UInt8Array, ...]:
+    """Photographs at several sizes, noise, and flat frames of these levels."""
     frames = []
-    for number, path in enumerate(shipped_photos()[:PHOTO_COUNT]):
-        photo = read_image(path)
+    for number, photo in enumerate(photos):
         scale = _LONGEST_SIDES_PX[number % len(_LONGEST_SIDES_PX)] / max(photo.shape[:2])
         small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         frames.append(np.asarray(small, np.uint8))
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    flat = [np.full((33, 47, 3), value, np.uint8) for value in (0, 255)]
+    noise = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
+    flat = [np.full((33, 47, 3), level, np.uint8) for level in levels]
     return (*frames, noise, *flat)
 
 
-def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> Reference:
-    """Run the fp32 PyTorch chain on the reference frames.
+def make_reference(
+    chain: MaskDepthChain,
+    resolutions: Sequence[Resolution],
+    frames: Sequence[UInt8Array] | None = None,
+) -> Reference:
+    """Run the fp32 PyTorch chain on frames (H,W,3), by default the reference frames.
 
     Raises:
         InputError: its outputs are not finite.
@@ -111,7 +122,7 @@ def make_reference(chain: MaskDepthChain, resolutions: Sequence[Resolution]) -> 
 
     from depthmask.models.frame_chain import FrameChain
 
-    frames = reference_frames()
+    frames = reference_frames() if frames is None else tuple(frames)
     maps: dict[Resolution, tuple[tuple[FloatArray, FloatArray], ...]] = {}
     for resolution in resolutions:
         module = FrameChain(chain, resolution).eval()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import msgspec
-import onnx_ir as ir
 
-from depthmask.export.budget import MAX_DISAGREEMENT, Judge, worst_share
-from depthmask.export.quantise import quantise, sites
+from depthmask.export.budget import MAX_DISAGREEMENT, worst_share
+from depthmask.export.precision_search import Losses
 
 
 class SiteError(msgspec.Struct, frozen=True):
@@ -25,19 +24,13 @@ class SiteError(msgspec.Struct, frozen=True):
         return worst_share(errors, MAX_DISAGREEMENT)
 
 
-def sensitivity(
-    model: ir.Model, ranges: Mapping[str, float], judge: Judge
-) -> tuple[SiteError, ...]:
+def sensitivity(names: Sequence[str], losses: Losses) -> tuple[SiteError, ...]:
     """Every site, the most sensitive first.
 
     Args:
-        model: the float32 graph.
-        ranges: as `quantise` takes them.
-        judge: by `agreement_judge`.
+        names: of all sites.
+        losses: by `agreement_judge`.
     """
-    names = sites(model)
-    errors = [
-        SiteError(name, **judge(quantise(model, ranges, keep_fp32=frozenset(names) - {name})))
-        for name in names
-    ]
+    everything = frozenset(names)
+    errors = [SiteError(name, **losses(everything - {name})) for name in names]
     return tuple(sorted(errors, key=lambda error: -error.share))

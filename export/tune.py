@@ -13,7 +13,6 @@ import onnx_ir as ir
 from depthmask import runtimes
 from depthmask.export.graph_edit import static_shape
 from depthmask.export.onnx_files import to_bytes
-from depthmask.export.upsample_conv import UpsampleConv
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 from depthmask.runtimes.openvino_runtime import compile_for_cpu, core
 
@@ -24,11 +23,14 @@ _TIMED_RUNTIMES = ("onnxruntime", "openvino")
 Call = Callable[[], object]
 
 
-def cut_out(site: UpsampleConv) -> ir.Model:
-    """A model of the site's nodes alone, with their weights; its input is what the Resize reads."""
-    source = site.resize.inputs[0]
+def cut_out(nodes: Sequence[ir.Node]) -> ir.Model:
+    """A model of nodes alone, with their weights.
+
+    Its input is what the first reads, its outputs what none of the nodes reads.
+    """
+    source = nodes[0].inputs[0]
     assert source is not None
-    nodes = (site.resize, *site.convolutions)
+    read = {value for node in nodes for value in node.inputs}
     values: dict[ir.Value, ir.Value] = {}
 
     def twin(value: ir.Value) -> ir.Value:
@@ -50,7 +52,7 @@ def cut_out(site: UpsampleConv) -> ir.Model:
     ]
     graph = ir.Graph(
         [twin(source)],
-        [twin(node.outputs[0]) for node in site.convolutions],
+        [twin(value) for node in nodes for value in node.outputs if value not in read],
         nodes=twins,
         initializers=[v for v in values.values() if v.const_value is not None],
         opset_imports={"": 18},

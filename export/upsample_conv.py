@@ -35,6 +35,7 @@ from depthmask.export.graph_edit import (
     Array,
     Site,
     constant_array,
+    conv_geometry,
     remove,
     replace_output,
     static_shape,
@@ -72,6 +73,11 @@ class UpsampleConv:
     def name(self) -> str:
         """The site's: that of the Resize without its operator."""
         return (self.resize.name or "").rsplit("/", 1)[0]
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """In order."""
+        return (self.resize, *self.convolutions)
 
     def matrices(self) -> tuple[Matrix, Matrix]:
         """U_y and U_x."""
@@ -117,7 +123,7 @@ def apply(graph: ir.Graph, site: UpsampleConv, form: Form) -> None:
             assert shape is not None
             output = make.node("Add", [output, make.constant(bias)], shape)
         replace_output(conv, output)
-    remove(graph, [*site.convolutions, site.resize])
+    remove(graph, site.nodes[::-1])
 
 
 def macs(site: UpsampleConv, form: Form | None) -> int:
@@ -139,8 +145,13 @@ def macs(site: UpsampleConv, form: Form | None) -> int:
     return site.batch * (convolution + channels_out * (columns * w * left + high * right))
 
 
-def moved_floats(site: UpsampleConv, form: Form) -> int:
-    """How many numbers a form writes beside its output, only to read them again."""
+def moved_floats(site: UpsampleConv, form: Form | None) -> int:
+    """How many numbers a form writes beside its output, only to read them again.
+
+    As exported, a convolution reads its input in place.
+    """
+    if form is None:
+        return 0
     (h, w), (high, wide) = site.size_in, site.size_out
     rows, columns = len(site.row_offsets), len(site.column_offsets)
     channels_out = sum(site.channels_out)
@@ -366,33 +377,20 @@ def _offsets(
     conv: ir.Node, source: ir.Value, shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Of the taps' rows and columns; None where the theorem does not hold."""
-    weight = constant_array(conv.inputs[1]) if conv.op_type == "Conv" else None
-    biased = len(conv.inputs) > 2 and conv.inputs[2] is not None
+    found = conv_geometry(conv)
     if (
-        weight is None
-        or weight.ndim != 4
+        found is None
+        or found.strides != (1, 1)
+        or found.group != 1
         or conv.inputs[0] is not source
-        or source in conv.inputs[1:]
-        or (biased and constant_array(conv.inputs[2]) is None)
         or (static_shape(conv.outputs[0]) or ())[2:] != shape[2:]
     ):
         return None
-
-    def numbers(name: str, default: list[int]) -> list[int]:
-        found = conv.attributes.get(name)
-        return default if found is None else list(found.as_ints())
-
-    group = conv.attributes.get("group")
-    padding = conv.attributes.get("auto_pad")
-    if (
-        numbers("strides", [1, 1]) != [1, 1]
-        or (group is not None and group.as_int() != 1)
-        or (padding is not None and padding.as_string() != "NOTSET")
-    ):
-        return None
-    dilations, pads = numbers("dilations", [1, 1]), numbers("pads", [0, 0, 0, 0])
     rows, columns = (
-        tuple(dilations[axis] * tap - pads[axis] for tap in range(weight.shape[2 + axis]))
+        tuple(
+            found.dilations[axis] * tap - found.pads[axis]
+            for tap in range(found.weight_OCKL.shape[2 + axis])
+        )
         for axis in (0, 1)
     )
     return rows, columns

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
-from depthmask.bundle import REFERENCE_FILE, Bundle, Int8Record, Manifest, Precision
+from depthmask.bundle import REFERENCE_FILE, Bundle, GraphRecord, Manifest, Precision
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.blame import Blame, find_blame
 from depthmask.export.reference import Reference
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 # The largest difference allowed, as a share of the reference's range over all frames. float32: the
 # order of sums differs between runtimes (2e-6 is usual). float16: 11 bits through about 150 layers.
-# int8 is judged by what it was exported for (`Int8Record.budget`), not by its largest difference.
+# int8 is judged by what it was exported for (`Int8Record.budget`) and bf16 by its mean difference.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 _BLAMED_FROM = 0.1  # where a precision has no tolerance of its own: an error that is not rounding
+# bfloat16 has 8 bits: through about 150 layers single pixels at a mask's edge differ widely, so the mean is
+# judged. lite differs by up to 0.006 and 0.027.
+BF16_DISAGREEMENT = {"mask_mae": 0.02, "depth_abs_rel": 0.05}
 # What accuracy may lose against the fp32 PyTorch chain on the same data, in points (1 = 0.01).
 LARGEST_DROP_POINTS = {"iou": 0.5, "delta1": 0.5}
 
@@ -66,18 +69,23 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The outputs of one resolution against PyTorch; true when all hold."""
+    """The outputs of one graph file against PyTorch; true when all hold."""
 
-    resolution: Resolution
+    graph: GraphRecord
     runtime: str
     agreements: tuple[Agreement, ...]
     original: str = "PyTorch"
     """What the reference comes from."""
     blame: Blame | None = None
-    """Of a report that does not hold."""
+    """Of a report that does not hold, or of a resolution that lost more than its budget."""
 
     def __bool__(self) -> bool:
         return all(self.agreements)
+
+    @property
+    def label(self) -> str:
+        """The resolution, and which spelling of the graph where there are two."""
+        return self.graph.label
 
     @property
     def is_finite(self) -> bool:
@@ -87,6 +95,7 @@ class ParityReport:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; errors in the output's own unit."""
         return {
+            "file": self.graph.file,
             "runtime": self.runtime,
             "holds": bool(self),
             **({"blame": self.blame.as_dict()} if self.blame else {}),
@@ -103,14 +112,14 @@ class ParityReport:
     def failures(self) -> list[str]:
         """What does not hold, in words; the last says what is to blame."""
         failures = [
-            f"at {self.resolution} the {a.output} differs from {self.original} by"
+            f"at {self.label} the {a.output} differs from {self.original} by"
             f" {a.relative_error:.2g} of its range (allowed {a.tolerance:g})"
             if a.finite
-            else f"at {self.resolution} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
+            else f"at {self.label} the {a.output} holds NaN or infinity on {', '.join(a.not_finite)}"
             for a in self.agreements
             if not a
         ]
-        if self.blame:
+        if self.blame and failures:
             failures[-1] += f" (to blame is {self.blame})"
         return failures
 
@@ -121,7 +130,7 @@ class VerifyReport:
 
     parities: tuple[ParityReport, ...]
     accuracies: dict[str, AccuracyResult] = field(default_factory=dict)
-    """By resolution, where data were given."""
+    """By graph (`GraphRecord.label`), where data were given."""
     drops: tuple[str, ...] = ()
     """Losses of accuracy beyond the budget, in words."""
     extremes: tuple[str, ...] = ()
@@ -152,7 +161,7 @@ def verify_bundle(
     threads: int | None = None,
     chain: MaskDepthChain | None = None,
 ) -> VerifyReport:
-    """Run every graph of a bundle on this machine and compare with the reference it carries.
+    """Run every graph file of a bundle on this machine and compare with the reference it carries.
 
     A graph that does not agree is taken apart, to say which stage and tensor are to blame.
 
@@ -161,7 +170,7 @@ def verify_bundle(
         reference: by default the bundle's own reference.npz.
         data: labelled samples; accuracy is measured on them, and, where they are the data that the
             export measured PyTorch on, may not fall by more than `LARGEST_DROP_POINTS`. An int8 bundle
-            that was judged on the shipped samples is judged on them again by default.
+            is judged on the half that its search did not look at, by default of the shipped samples.
         runtime: as in `Pipeline.open`.
         device: likewise.
         threads: likewise.
@@ -180,40 +189,51 @@ def verify_bundle(
             " exported from. Try --runtime onnxruntime"
         )
     manifest = bundle.manifest
-    tolerance = TOLERANCES.get(manifest.precision, _BLAMED_FROM)
+    tolerance = _BLAMED_FROM if manifest.precision == "int8" else TOLERANCES["fp32"]
+    tolerance = TOLERANCES.get(manifest.precision, tolerance)
     reference = reference or Reference.load(bundle.path / REFERENCE_FILE, manifest.resolutions)
     int8 = manifest.int8
-    if data is None and int8 is not None and int8.gate == "accuracy":
-        data = _judged_samples(manifest)
+    if int8 is not None and int8.gate == "accuracy":
+        data = _judged_samples(manifest, data)
     max_drop = int8.budget if int8 is not None and int8.gate == "accuracy" else LARGEST_DROP_POINTS
-    parities, accuracies, drops, extremes = [], {}, [], []
+    parities, drops, extremes = [], [], []
+    accuracies: dict[str, AccuracyResult] = {}
     unchecked = _missing_for_extremes()
-    for resolution in manifest.resolutions:
+    kind = manifest.chain.kind
+    graphs = ((one, graph) for one in bundle.spellings() for graph in one.manifest.graphs)
+    for spelled, graph in graphs:
+        resolution = graph.resolution
         explain = partial(
-            find_blame, bundle, resolution, reference, tolerance=tolerance, chain=chain
+            find_blame, spelled, resolution, reference, tolerance=tolerance, chain=chain
         )
         try:
             opened = open_runtime(
-                bundle, resolution, runtime=runtime, device=device, threads=threads
+                spelled,
+                resolution,
+                runtime=runtime,
+                device="cpu" if graph.is_unsigned else device,
+                threads=threads,
             )
-            pipeline = Pipeline(bundle, opened, resolution)
+            pipeline = Pipeline(spelled, opened, resolution)
             parity = check_parity(pipeline, reference)
         except InputError as error:
             blame = explain(runtime=runtime)
             raise CheckFailedError(f"{error} (to blame is {blame})", blame.lines()) from error
         with pipeline:
-            if not parity:
-                parity = replace(parity, blame=explain(runtime=opened.name))
-            parities.append(parity)
-            drops += disagreements(parity, int8)
+            lost = disagreements(parity, _agreement_budget(manifest))
             if data is not None and parity.is_finite:
-                accuracies[str(resolution)] = found = accuracy(pipeline, data)
+                accuracies[graph.label] = found = accuracy(pipeline, data)
                 expected = pytorch_accuracy(manifest, resolution, found)
                 if expected is not None:
-                    kind = manifest.chain.kind
-                    drops += accuracy_drops(expected, found, kind, resolution, max_drop)
+                    lost += accuracy_drops(expected, found, kind, graph.label, max_drop)
+            if not parity or lost:
+                parity = replace(parity, blame=explain(runtime=opened.name))
+            if parity and lost:
+                lost[-1] += f" (to blame is {parity.blame})"
+            parities.append(parity)
+            drops += lost
         if not unchecked:
-            extremes += _extremes(bundle, resolution, reference)
+            extremes += _extremes(spelled, resolution, reference)
     return VerifyReport(tuple(parities), accuracies, tuple(drops), tuple(extremes), unchecked)
 
 
@@ -234,16 +254,21 @@ def _extremes(bundle: Bundle, resolution: Resolution, reference: Reference) -> l
         for name, frame in zip(reference.frame_names, reference.frames, strict=True)
         if name in ("photo 1", "noise", "black", "white")
     }
+    label = bundle.graph(resolution).label
     return [
-        f"at {resolution} the depth of {case} holds NaN or infinity"
+        f"at {label} the depth of {case} holds NaN or infinity"
         for case in not_finite(load_graph(bundle, resolution), inputs)
     ]
 
 
-def _judged_samples(manifest: Manifest) -> Samples | None:
-    """The shipped samples, if the export judged on them; other data are the caller's to give."""
-    shipped = open_samples()
-    return shipped if manifest.accuracy.get("data") == shipped.name else None
+def _judged_samples(manifest: Manifest, given: Samples | None) -> Samples | None:
+    """The half of the data given, by default of the shipped ones, that the export judged on.
+
+    Other data are taken as they are; where none are given, the export's own are the caller's to give.
+    """
+    whole = given or open_samples()
+    judged = whole.halves()[1]
+    return judged if manifest.accuracy.get("data") == judged.name else given
 
 
 def pytorch_accuracy(
@@ -274,7 +299,10 @@ def check_parity(pipeline: Pipeline, reference: Reference) -> ParityReport:
     )
     runtime: Runtime = pipeline.runtime
     return ParityReport(
-        pipeline.resolution, runtime.name, agreements, pipeline.manifest.chain.original
+        pipeline.bundle.graph(pipeline.resolution),
+        runtime.name,
+        agreements,
+        pipeline.manifest.chain.original,
     )
 
 
@@ -282,14 +310,13 @@ def accuracy_drops(
     before: AccuracyResult,
     after: AccuracyResult,
     kind: Kind,
-    resolution: Resolution,
+    where: object,
     max_drop: Mapping[str, float] = LARGEST_DROP_POINTS,
 ) -> list[str]:
     """Where the mask's IoU or the depth's delta1 fell by more than the budget, in words."""
     losses = accuracy_losses(before, after, kind)
     return [
-        f"at {resolution} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed"
-        f" {max_drop[name]:g})"
+        f"at {where} the {_IN_WORDS[name]} fell by {points:.2f} points (allowed {max_drop[name]:g})"
         for name, points in losses.items()
         if points > max_drop[name]
     ]
@@ -317,17 +344,23 @@ def disagreement(mask: Agreement, depth: Agreement) -> dict[str, float]:
     return {"mask_mae": mask.mean_error, "depth_abs_rel": depth.mean_error / magnitude}
 
 
-def disagreements(parity: ParityReport, int8: Int8Record | None) -> list[str]:
-    """Where an int8 bundle without labels is further from PyTorch than its budget, in words."""
-    if int8 is None or int8.gate != "agreement":
-        return []
+def disagreements(parity: ParityReport, budget: Mapping[str, float]) -> list[str]:
+    """Where a bundle is further from PyTorch in the mean than a budget, in words."""
     found = disagreement(*parity.agreements)
     return [
-        f"at {parity.resolution} the {name} against PyTorch is {value:.4f} (allowed"
-        f" {int8.budget[name]:g})"
-        for name, value in found.items()
-        if not value <= int8.budget[name]
+        f"at {parity.label} the {name} against {parity.original} is {found[name]:.4f} (allowed"
+        f" {allowed:g})"
+        for name, allowed in budget.items()
+        if not found[name] <= allowed
     ]
+
+
+def _agreement_budget(manifest: Manifest) -> Mapping[str, float]:
+    """Of mean differences, for the precisions that are judged by them: bf16, and int8 without labels."""
+    if manifest.precision == "bf16":
+        return BF16_DISAGREEMENT
+    int8 = manifest.int8
+    return int8.budget if int8 is not None and int8.gate == "agreement" else {}
 
 
 def _iou(result: AccuracyResult) -> float | None:

@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     "--runtime",
     "--runtimes",
     "runtimes",
-    type=options.NameList(),
-    help="onnxruntime, openvino or torch; by default the first two, where installed.",
+    type=options.NAMES,
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch; by default the first two, where installed.",
 )
 @click.option(
     "--precision",
     "--precisions",
     "precisions",
-    type=options.NameList(),
-    help="Measure the bundles in these only: fp32, fp16.",
+    type=options.NAMES,
+    help="Measure the bundles in these only: fp32, fp16, bf16, int8.",
 )
 @options.device_option
 @click.option(
     "--threads",
-    type=options.CountList(),
+    type=options.COUNTS,
     help="CPU threads for inference, one or several; by default the runtime's choice.",
 )
 @click.option(
     "--batch",
     "--batches",
     "batches",
-    type=options.CountList(),
+    type=options.COUNTS,
     default=(1,),
     help="Frames per call, one or several; more than 1 needs `dmx export --dynamic-batch`.",
 )
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--frame-size",
-    type=options.ResolutionList(),
+    type=options.RESOLUTIONS,
     help="Stretch the timed frames, to 480x640 for a camera's; by default they stay as they are.",
 )
 @click.option(
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--arrivals-per-s",
-    type=options.RateList(),
+    type=options.RATES,
     help="After that, let frames arrive at these rates as a camera's do, each for as long again, and"
     " measure from when a frame was due.",
 )
@@ -81,6 +81,13 @@ if TYPE_CHECKING:
     default=30,
     show_default=True,
     help="And for at least so many calls; p90 is given from 100 on, p99 from 1000.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1, max=1000),
+    default=5,
+    show_default=True,
+    help="In how many turns; 30 or more, to compare bundles side by side (`dmx compare`).",
 )
 @click.option(
     "--budget-seconds",
@@ -123,6 +130,7 @@ def command(
     seconds: float,
     arrivals_per_s: tuple[float, ...] | None,
     min_runs: int,
+    rounds: int,
     budget_seconds: float | None,
     seed: int,
     out: Path | None,
@@ -153,6 +161,7 @@ def command(
           --data DATA --out bench.json --report bench.html --report bench.csv
       dmx bench b/ --data clip.mp4 --arrivals-per-s 10,25,30 --report bench.md
       dmx bench fp32/ fp16/ --threads 1,2 --budget-seconds 120
+      dmx bench fp32/ int8/ --seconds 30 --rounds 30 --out both.json; dmx compare both.json
       dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
       dmx bench --sweep --target-ms 16 --data DATA --export fastest/
     """
@@ -214,6 +223,7 @@ def command(
                 threads=threads or (None,),
                 batches=batches,
                 seconds=seconds,
+                rounds=rounds,
                 budget_seconds=budget_seconds,
                 min_runs=min_runs,
                 limit=limit,

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from depthmask.commands.engine_options import (
+    chosen_engine,
+    engine_options,
+    print_engines,
+    rebuild_only,
+)
 from depthmask.commands.options import (
     PathType,
     checkpoint_option,
@@ -25,7 +31,8 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from depthmask.bundle import Bundle, Int8Record
+    from depthmask.bundle import Bundle, Int8Record, Precision
+    from depthmask.export.engines import EngineOptions
 
 
 @click.command()
@@ -52,6 +59,9 @@ if TYPE_CHECKING:
 @stage_options
 @resolutions_option
 @click.option("--fp16", is_flag=True, help="float16 where the values fit; fp32 is the default.")
+@click.option(
+    "--bf16", is_flag=True, help="bfloat16 by OpenVINO, on a CPU with avx512_bf16 or amx_bf16."
+)
 @click.option("--int8", is_flag=True, help="int8 where the budget allows it, calibrated on images.")
 @click.option(
     "--max-drop",
@@ -82,7 +92,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
-@click.option("--to", "target", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@engine_options
 @click.option(
     "--rewrite",
     "rewrites",
@@ -124,6 +134,7 @@ def command(
     mask_activation: Any,  # noqa: ANN401
     resolutions: tuple[Resolution, ...] | None,
     fp16: bool,
+    bf16: bool,
     int8: bool,
     max_drop: str | None,
     calibration: Path | None,
@@ -142,7 +153,7 @@ def command(
     overwrite: bool,
     force: bool,
     as_json: bool,
-    **stages: Any,  # noqa: ANN401
+    **others: Any,  # noqa: ANN401
 ) -> None:
     """Export a chain to a bundle, and verify it against PyTorch before anything is written.
 
@@ -153,7 +164,13 @@ def command(
       dmx export --int8 --max-drop iou=0.5,delta1=0.5 --calibration photos/
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
+      dmx export --fp16 --to tensorrt-rtx --gpu sm86,sm89
+      dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
+    engine = chosen_engine(target, others)
+    if others["rebuild"] is not None:
+        _report(_rebuild(others["rebuild"], engine), as_json)
+        return
     from depthmask import presets
     from depthmask.models import require_torch
 
@@ -171,10 +188,16 @@ def command(
     from depthmask.export.int8 import Int8Options
     from depthmask.export.rewrite import RewriteOptions
     from depthmask.export.source import fixed_resolution, open_chain
+    from depthmask.runtimes import require_precision
     from depthmask.samples import open_samples
 
-    if fp16 and int8:
-        raise UsageError("a bundle has one precision, but got --fp16 and --int8. Export twice")
+    flags: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
+    asked = [precision for precision, is_asked in flags.items() if is_asked] or ["fp32"]
+    if len(asked) > 1:
+        raise UsageError(
+            f"a bundle has one precision, but got --{' and --'.join(asked)}. Export twice"
+        )
+    require_precision(asked[0])
     if not int8 and (max_drop is not None or calibration is not None):
         raise UsageError("--max-drop and --calibration are of int8. Try them with --int8")
     int8_options = Int8Options(
@@ -191,10 +214,10 @@ def command(
         mask=mask,
         depth=depth,
         mask_activation=mask_activation,
-        mask_onnx=stages["mask_onnx"],
-        depth_onnx=stages["depth_onnx"],
-        mask_input=stage_input("mask", stages),
-        depth_input=stage_input("depth", stages),
+        mask_onnx=others["mask_onnx"],
+        depth_onnx=others["depth_onnx"],
+        mask_input=stage_input("mask", others),
+        depth_input=stage_input("depth", others),
     )
     fixed = fixed_resolution(chain)
     if fixed and resolutions and resolutions != (fixed,):
@@ -204,7 +227,8 @@ def command(
         )
     options = ExportOptions(
         resolutions=resolutions or (fixed or DEFAULT_RESOLUTION,),
-        precision="fp16" if fp16 else "int8" if int8 else "fp32",
+        precision=asked[0],
+        target=target,
     )
     folder = out or Path(output_name(chain, options))
     check_target(folder, overwrite=overwrite)
@@ -216,6 +240,7 @@ def command(
             resolution=options.resolutions,
             precision=options.precision,
             target=target,
+            engine=engine,
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -228,6 +253,20 @@ def command(
             force=force,
             progress=status.update,
         )
+    _report(bundle, as_json)
+
+
+def _rebuild(path: Path, engine: EngineOptions | None) -> Bundle:
+    from depthmask.export.engines import rebuild
+
+    rebuild_only(click.get_current_context())
+    if engine is None:
+        raise UsageError("--rebuild needs --to tensorrt or --to tensorrt-rtx")
+    with messages.status("building") as status:
+        return rebuild(path, engine, progress=status.update)
+
+
+def _report(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print_json(summary(bundle))
     else:
@@ -276,6 +315,13 @@ def _print(bundle: Bundle) -> None:
         )
     if manifest.int8 is not None:
         _print_int8(manifest.int8)
+    if manifest.search is not None:
+        console.print(
+            f"the precision was searched on {manifest.search.searched_images} images"
+            f" ({escape(manifest.search.searched)}) and judged on {manifest.search.judged_images} others"
+            f" ({escape(manifest.search.judged)})"
+        )
+    print_engines(manifest)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from depthmask.commands.engine_options import print_engines
 from depthmask.commands.options import PathType, console, json_option, print_json
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
         print_json({"path": str(opened.path), **msgspec.to_builtins(opened.manifest)})
         return
     _print_summary(opened)
+    print_engines(opened.manifest)
     for graph in opened.manifest.graphs:
         _print_rewrites(graph)
 
@@ -68,6 +70,13 @@ def _print_summary(bundle: Bundle) -> None:
             f"{rewritten} of {len(graph.rewrites)}",
         )
     console.print(table)
+    for graph in manifest.graphs:
+        if graph.unsigned:
+            runtimes = " and ".join(graph.unsigned.runtimes)
+            console.print(
+                f"{graph.resolution}: {runtimes} on the CPU run {graph.unsigned.file} (uint8 activations),"
+                f" everything else {graph.file} (symmetric int8)"
+            )
 
 
 def _print_rewrites(graph: GraphRecord) -> None:

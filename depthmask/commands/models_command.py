@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from depthmask.commands.options import ResolutionList, console, json_option, print_json
+from depthmask.commands.options import RESOLUTIONS, console, json_option, print_json
 from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
@@ -19,7 +19,7 @@ from depthmask.frames import Resolution
 @click.option(
     "--resolution",
     "resolutions",
-    type=ResolutionList(),
+    type=RESOLUTIONS,
     help="Of the image, for the layers' shapes.  [default: 224]",
 )
 @json_option

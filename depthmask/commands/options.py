@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.console import Console
 from depthmask.frames import Resolution
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 console = Console(highlight=False)
 """For results, on stdout."""
@@ -28,81 +29,53 @@ class PathType(click.Path):
         super().__init__(path_type=Path)
 
 
-class ResolutionList(click.ParamType[tuple[Resolution, ...]]):
-    """`224`, `192x256` or several with commas, smallest first."""
+class Parsed(click.ParamType[Value], Generic[Value]):
+    """What `parse` makes of the text; its ValueError is the usage error."""
 
-    name = "H[xW][,...]"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[Resolution, ...]:
-        """Parse; an unusable resolution is a UsageError."""
-        return Resolution.parse_list(value) if isinstance(value, str) else value
-
-
-class NameList(click.ParamType[tuple[str, ...]]):
-    """One name or several with commas."""
-
-    name = "NAME[,...]"
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self,
         value: Any,  # noqa: ANN401
         param: click.Parameter | None,
         ctx: click.Context | None,
-    ) -> tuple[str, ...]:
-        """Split and strip."""
-        return (
-            tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-            if isinstance(value, str)
-            else value
-        )
-
-
-class CountList(click.ParamType[tuple[int, ...]]):
-    """One number from 1 up, or several with commas."""
-
-    name = "N[,...]"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[int, ...]:
-        """Parse."""
+    ) -> Value:
+        """Parse what was typed; a default is a value already."""
         if not isinstance(value, str):
-            return tuple(value)
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"must be numbers from 1 up, with commas, but got {value!r}.", param, ctx)
-        return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-class RateList(click.ParamType[tuple[float, ...]]):
-    """One number above 0, or several with commas."""
-
-    name = "N[,...]"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[float, ...]:
-        """Parse."""
-        if not isinstance(value, str):
-            return tuple(value)
+            return cast("Value", value)
         try:
-            rates = [float(part) for part in value.split(",")]
-        except ValueError:
-            rates = []
-        if not rates or not all(0 < rate < math.inf for rate in rates):
-            self.fail(f"must be numbers above 0, with commas, but got {value!r}.", param, ctx)
-        return tuple(dict.fromkeys(rates))
+            return self._parse(value)
+        except ValueError as error:
+            return self.fail(str(error), param, ctx)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"must be numbers from 1 up, with commas, but got {text!r}.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(f"must be numbers above 0, with commas, but got {text!r}.")
+    return tuple(dict.fromkeys(rates))
+
+
+RESOLUTIONS = Parsed("H[xW][,...]", Resolution.parse_list)
+NAMES = Parsed("NAME[,...]", _names)
+COUNTS = Parsed("N[,...]", _counts)
+RATES = Parsed("N[,...]", _rates)
 
 
 def out_option(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
@@ -124,7 +97,7 @@ resolutions_option = click.option(
     "--resolution",
     "--resolutions",
     "resolutions",
-    type=ResolutionList(),
+    type=RESOLUTIONS,
     help="The size that the networks see, in pixels.",
 )
 runtime_option = click.option(
@@ -132,7 +105,7 @@ runtime_option = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="onnxruntime, openvino or torch.",
+    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch.",
 )
 device_option = click.option(
     "--device",

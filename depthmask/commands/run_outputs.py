@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from depthmask.commands.options import NameList
+from depthmask.commands.options import NAMES
 from depthmask.errors import UsageError
 from depthmask.frames import IMAGE_SUFFIXES
 
@@ -47,7 +47,7 @@ def output_options(command: Command) -> Command:
             click.option(
                 "--view",
                 "views",
-                type=NameList(),
+                type=NAMES,
                 help="overlay, mask, depth, side (frame, mask and depth beside each other), blur (the"
                 " background out of focus) or cutout, with commas for several in a folder. By default"
                 " overlay, mask and depth for a folder, else overlay.",

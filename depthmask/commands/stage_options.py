@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands.options import Command, PathType
+from depthmask.commands.options import Command, Parsed, PathType
 
 if TYPE_CHECKING:
     from depthmask.presets import StageInput
@@ -14,25 +14,15 @@ if TYPE_CHECKING:
 ROLES = ("mask", "depth")
 
 
-class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers with commas."""
+def _triple(text: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"must be three numbers with commas, but got {text!r}.") from None
+    return first, second, third
 
-    name = "X,X,X"
 
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[float, float, float]:
-        """Parse."""
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            first, second, third = map(float, value.split(","))
-        except ValueError:
-            self.fail(f"must be three numbers with commas, but got {value!r}.", param, ctx)
-        return first, second, third
+_TRIPLE = Parsed("X,X,X", _triple)
 
 
 def stage_options(command: Command) -> Command:
@@ -54,9 +44,9 @@ def stage_options(command: Command) -> Command:
                 help="Black and white, before mean and std; 0..1 by default.",
             ),
             click.option(
-                f"--{role}-mean", type=Triple(), help="In the range's unit and its channels' order."
+                f"--{role}-mean", type=_TRIPLE, help="In the range's unit and its channels' order."
             ),
-            click.option(f"--{role}-std", type=Triple(), help="Likewise."),
+            click.option(f"--{role}-std", type=_TRIPLE, help="Likewise."),
         )
         for option in reversed(options):
             command = option(command)

@@ -66,7 +66,7 @@ def command(
             {
                 "path": str(opened.path),
                 "holds": bool(report),
-                "graphs": {str(p.resolution): p.as_dict() for p in report.parities},
+                "graphs": {p.label: p.as_dict() for p in report.parities},
                 "accuracy": msgspec.to_builtins(report.accuracies),
                 "failures": report.failures(),
                 "unchecked": report.unchecked,
@@ -79,14 +79,14 @@ def command(
                 + (f" (allowed {a.tolerance:g})" if a.tolerance is not None else "")
                 for a in parity.agreements
             )
-            console.print(f"{parity.resolution} on {parity.runtime}: {errors}")
-        for resolution, found in report.accuracies.items():
-            compared = pytorch_accuracy(opened.manifest, Resolution.parse(resolution), found)
+            console.print(f"{parity.label} on {parity.runtime}: {errors}")
+        for label, found in report.accuracies.items():
+            compared = pytorch_accuracy(opened.manifest, Resolution.parse(label.split()[0]), found)
             mask_iou = f"mask IoU {found.mask.iou:.4f}" if found.mask else "no masks"
             beside = (
                 "compared with PyTorch's" if compared else "PyTorch's on these data is not known"
             )
-            console.print(f"{resolution} on {found.data}: {mask_iou}, {beside}")
+            console.print(f"{label} on {found.data}: {mask_iou}, {beside}")
         for remark in report.unchecked:
             messages.print(remark)
         console.print(f"files: {len(opened.manifest.files)} unchanged")

@@ -9,16 +9,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from depthmask.bundle import Bundle
+from depthmask.bundle import Bundle, Precision
 from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
 
 Tensors = dict[str, npt.NDArray[np.generic]]
+Reads = Literal["graph", "engine", "source"]
+"""What of a bundle a runtime executes: its ONNX, its TensorRT engine, or what it was exported from."""
 
 
 class Runtime(Protocol):
@@ -66,14 +68,19 @@ class _Entry:
     """What must be importable."""
     extra: str
     """The extra of depthmask that installs it."""
+    reads: Reads = "graph"
+    cannot: tuple[Precision, ...] = ()
+    """Precisions of graphs that it does not compute in."""
 
 
-# In the order in which `auto` tries them; torch runs the source of a bundle and not its graph, so it must
-# be asked for by name.
+# In the order in which `auto` tries those that read the graph; a bundle with engines is for what built
+# them, and torch must be asked for by name.
 _RUNTIMES = {
-    "onnxruntime": _Entry("onnxruntime", "cpu"),
+    "onnxruntime": _Entry("onnxruntime", "cpu", cannot=("bf16",)),
     "openvino": _Entry("openvino", "openvino"),
-    "torch": _Entry("torch", "export"),
+    "tensorrt": _Entry("tensorrt", "tensorrt", "engine", ("bf16",)),
+    "tensorrt-rtx": _Entry("tensorrt_rtx", "tensorrt-rtx", "engine", ("bf16",)),
+    "torch": _Entry("torch", "export", "source"),
 }
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -83,9 +90,41 @@ def names() -> tuple[str, ...]:
     return tuple(_RUNTIMES)
 
 
-def installed() -> tuple[str, ...]:
-    """Those whose package can be imported here."""
-    return tuple(name for name in _RUNTIMES if _is_installed(name))
+def installed(reads: Reads | None = None) -> tuple[str, ...]:
+    """Those whose package can be imported here; of one kind, or all."""
+    return tuple(
+        name
+        for name, entry in _RUNTIMES.items()
+        if reads in (None, entry.reads) and is_installed(name)
+    )
+
+
+def package_of(name: str) -> str:
+    """What must be importable for a runtime."""
+    return _RUNTIMES[name].package
+
+
+def extra_of(name: str) -> str:
+    """The extra of depthmask that installs a runtime."""
+    return _RUNTIMES[name].extra
+
+
+def for_precision(precision: Precision) -> tuple[str, ...]:
+    """Those, installed or not, that compute graphs in a precision (torch runs the source in fp32)."""
+    return tuple(name for name, entry in _RUNTIMES.items() if precision not in entry.cannot)
+
+
+def require_precision(precision: Precision) -> None:
+    """Check that this machine can compute in a precision, before a bundle is made in it.
+
+    Raises:
+        UnavailableError: it cannot, with the reason.
+    """
+    if precision == "bf16":
+        require("openvino")
+        from depthmask.runtimes import openvino_runtime
+
+        openvino_runtime.require_bf16()
 
 
 def require(name: str) -> None:
@@ -97,7 +136,7 @@ def require(name: str) -> None:
     """
     if name not in _RUNTIMES:
         raise UsageError(f"a runtime must be one of {', '.join(_RUNTIMES)}, but got {name!r}")
-    if not _is_installed(name):
+    if not is_installed(name):
         entry = _RUNTIMES[name]
         raise UnavailableError(
             f"the runtime {name} needs the package {entry.package}, which is not installed. Try"
@@ -116,6 +155,9 @@ def open_runtime(
 ) -> Runtime:
     """Open a bundle's graph on the runtime and device asked for, and on no other.
 
+    `auto` is what built the bundle's engines, if it has any: it was exported for that. Else it is the first
+    that is installed.
+
     Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
     fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
 
@@ -125,20 +167,31 @@ def open_runtime(
     """
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
-    if runtime == "auto":
-        available = tuple(name for name in installed() if name != "torch")
+    able = for_precision(bundle.manifest.precision)
+    if runtime == "auto" and bundle.manifest.engines:
+        runtime = bundle.manifest.engines[0].flavour
+    elif runtime == "auto":
+        candidates = [name for name in able if _RUNTIMES[name].reads == "graph"]
+        available = [name for name in candidates if is_installed(name)]
         if not available:
             raise UnavailableError(
-                "running a bundle needs a runtime, but none is installed. Try"
-                " `pip install 'depthmask[cpu]'`"
+                f"running a bundle in {bundle.manifest.precision} needs a runtime"
+                f" ({' or '.join(candidates)}), but none is installed. Try `pip install"
+                f" 'depthmask[{_RUNTIMES[candidates[0]].extra}]'`"
             )
         runtime = available[0]
     require(runtime)
-    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime}_runtime")
+    if runtime not in able:
+        raise UnavailableError(
+            f"a bundle in {bundle.manifest.precision} must be computed in it, but {runtime} cannot. Try"
+            f" --runtime {able[0]}, or a bundle in fp32"
+        )
+    module: Any = importlib.import_module(f"depthmask.runtimes.{runtime.replace('-', '_')}_runtime")
     awake = {} if spin or runtime != "onnxruntime" else {"spin": False}
     opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **awake)
     return opened
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether the package of a runtime can be imported; nothing is imported for it."""
     return importlib.util.find_spec(_RUNTIMES[name].package) is not None

@@ -149,7 +149,7 @@ def open_runtime(
     if device != "cpu":
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    path = bundle.model_path(resolution)
+    path = bundle.model_path_for("onnxruntime", device, resolution)
     try:
         session = ort.InferenceSession(
             str(path),

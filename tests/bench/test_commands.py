@@ -14,7 +14,6 @@ from depthmask.bench import grid, read_result
 from depthmask.bench.memory import PeakMemory
 from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
-from depthmask.cli import main
 from depthmask.commands.sweep_options import print_sweep
 from depthmask.frames import write_png
 
@@ -39,14 +38,8 @@ def real_memory():
 
 
 @pytest.fixture
-def dmx(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
+def dmx(dmx_inside):
+    return dmx_inside
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from depthmask import bench
-from depthmask.bench.compare import Comparison, change_text, check_limits
+from depthmask.bench.compare import Comparison, change_text, check_limits, compare_side_by_side
 from depthmask.bench.compare_table import notes
 from depthmask.bench.conditions import Conditions
 from depthmask.bench.latency import Turn
@@ -223,3 +223,31 @@ def test_work_of_another_numpy_is_not_the_same(benchmark):
     cell = {"samples_ms": noisy(20, 1) * np.exp(jumps), "speed_ms": 0.2 * np.exp(jumps)}
     other = benchmark(cell, machine={"packages": {"numpy": "0.1"}})
     assert bench.compare(benchmark(cell), other).cells[0].p50.machine_change is None
+
+
+def test_bundles_of_one_result_are_compared_side_by_side(benchmark):
+    wander = np.repeat(np.exp(0.2 * np.random.default_rng(3).standard_normal(30)), 50)
+    both = benchmark(
+        {"samples_ms": wander * noisy(10, 1), "rounds": 30},
+        {"samples_ms": wander * noisy(20, 2), "rounds": 30, "runtime": "openvino"},
+        {
+            "samples_ms": wander * noisy(10.7, 4),
+            "rounds": 30,
+            "bundle": "int8",
+            "precision": "int8",
+        },
+        {"samples_ms": noisy(3, 5), "bundle": "int8", "threads": 7},
+    )
+    found = compare_side_by_side(both)
+    (cell,) = found.cells
+    assert (cell.bundle_b, cell.precision_a, cell.precision) == ("int8", "fp32", "int8")
+    assert cell.verdict == "slower"
+    assert cell.p50.upper - cell.p50.lower < 0.05
+    assert cell.p99 is not None
+    (alone,) = found.unmatched
+    assert "has no such cell" in alone.reason
+
+
+def test_one_bundle_alone_is_refused(benchmark):
+    with pytest.raises(UsageError, match=r"Try `dmx bench A B --rounds 30`, or a second result"):
+        compare_side_by_side(benchmark({"samples_ms": noisy(10)}))

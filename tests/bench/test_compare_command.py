@@ -1,28 +1,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
 
 from depthmask.bench import write_result
-from depthmask.cli import main
 
 replace = msgspec.structs.replace
 
 
 @pytest.fixture
-def dmx(capsys, monkeypatch):
+def dmx(dmx_inside, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["compare", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
+    return partial(dmx_inside, "compare")
 
 
 @pytest.fixture
@@ -89,7 +82,8 @@ def test_the_tolerance_decides_what_matters(dmx, saved):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["{a}"], 2, "Missing argument"),
+        ([], 2, "Missing argument"),
+        (["{a}"], 2, "must hold two bundles with like cells"),
         (["{a}", "absent.json"], 3, "absent.json cannot be read"),
         (["{a}", "{old}"], 3, "damaged or of another version"),
         (

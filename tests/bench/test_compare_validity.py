@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from depthmask.bench.compare_validity import (
     Kept,
     Subject,
+    in_turns,
     judge,
     main,
     read_recording,
@@ -46,12 +47,26 @@ def test_windows_are_disjoint_and_whole():
     assert all(99 <= window.seconds <= 101 for window in found)
 
 
+def test_dealing_out_in_turns_loses_nothing_and_pairs_neighbours():
+    samples_ms = np.repeat(np.arange(1.0, 11.0), 125)  # 0.125 s of each, in ascending order
+    a, b = in_turns(Recording(10 * samples_ms), 0)
+    assert (a.rounds[-1], b.rounds[-1]) == (a.rounds.max(), a.rounds.max())
+    both = np.sort(np.concatenate([a.samples_ms, b.samples_ms]))
+    assert (both == 10 * samples_ms[: both.size]).all()
+    pairs = np.stack([a.round_medians_ms(), b.round_medians_ms()])
+    assert (pairs.max(0)[:-1] <= pairs.min(0)[1:]).all()
+    assert 0 < (pairs[0] < pairs[1]).mean() < 1
+
+
 def test_white_noise_gives_no_alarm_and_every_find(kept):
     found = judge(kept)
     assert found.same_next.pairs == 11
     assert found.same_far.pairs == 6
     assert found.same_next.counts.get("slower", 0) + found.same_next.counts.get("faster", 0) == 0
     assert found.slower_by_5_percent.counts == {"slower": 3}
+    assert found.same_in_turns.pairs == 6
+    assert set(found.same_in_turns.counts) <= {"no difference shown", "cannot tell"}
+    assert found.slower_in_turns.counts == {"slower": 2}
     assert found.p50_ms == pytest.approx(20, rel=0.01)
     assert found.drift["0.1"] > 2 * found.drift["1"]
 

@@ -106,7 +106,7 @@ def test_a_trace_is_cut_into_runs():
 
 
 def test_a_runtime_that_is_missing(bundle, monkeypatch):
-    monkeypatch.setattr("depthmask.runtimes._is_installed", lambda name: False)
+    monkeypatch.setattr("depthmask.runtimes.is_installed", lambda name: False)
     with pytest.raises(UnavailableError, match="openvino, which is not installed"):
         node_times(bundle, SMALLEST, "openvino")
 

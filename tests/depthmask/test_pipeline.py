@@ -135,7 +135,7 @@ def test_nan_never_reaches_the_caller(tmp_path, frame_HW3):
 
 
 def test_runtimes_say_what_is_missing(monkeypatch, tiny_bundle_path):
-    monkeypatch.setattr(runtimes, "_is_installed", lambda name: False)
+    monkeypatch.setattr(runtimes, "is_installed", lambda name: False)
     with pytest.raises(UnavailableError, match=r"depthmask\[cpu\]"):
         Pipeline.open(tiny_bundle_path)
     with pytest.raises(UnavailableError, match=r"needs the package openvino"):

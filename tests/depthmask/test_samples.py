@@ -167,3 +167,14 @@ def test_photographs_are_shipped():
     photos = shipped_photos()
     assert len(photos) >= 8
     assert photos == sorted(photos)
+
+
+def test_halves_are_in_order_disjoint_and_named(dataset):
+    whole = open_samples(dataset)
+    first, second = whole.halves()
+    assert (len(first), len(second)) == (1, 2)
+    assert [sample.name for half in (first, second) for sample in half] == [s.name for s in whole]
+    assert (first.name, second.name) == (f"{whole.name}[0:1]", f"{whole.name}[1:3]")
+    assert np.array_equal(second.image(0), whole.image(1))
+    with pytest.raises(IndexError):
+        first.image(1)

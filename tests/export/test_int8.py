@@ -12,11 +12,15 @@ import pytest
 from depthmask.bundle import Bundle, open_bundle
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export import export_chain, verify_bundle
-from depthmask.export.budget import parse_max_drop
-from depthmask.export.int8 import Int8Options
+from depthmask.export.budget import GraphRunner, parse_max_drop
+from depthmask.export.gate_data import split
+from depthmask.export.int8 import Int8Options, digest
 from depthmask.export.precision_search import choose, search
+from depthmask.export.reference import reference_frames
+from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.frames import Resolution
-from depthmask.samples import open_samples
+from depthmask.runtimes import open_runtime
+from depthmask.samples import SHIPPED_SAMPLES, open_samples
 
 SMALL = Resolution(32, 32)
 ORDER = tuple("abcdefgh")
@@ -33,6 +37,16 @@ def photographs(folder, count=6, constant=False):
             else rng.integers(0, 256, (40, 50, 3))
         )
         cv2.imwrite(str(folder / f"{number}.png"), image)
+    return open_samples(folder)
+
+
+def labelled(folder, count, masks=None):
+    """Noise with a box in the middle; the first `masks` have labels."""
+    photographs(folder, count)
+    mask_HW = np.zeros((40, 50), np.uint8)
+    mask_HW[10:30, 10:40] = 255
+    for number in range(count if masks is None else masks):
+        cv2.imwrite(str(folder / f"{number}.mask.png"), mask_HW)
     return open_samples(folder)
 
 
@@ -54,6 +68,37 @@ def test_an_int8_bundle_is_int8_symmetric_and_says_how_it_came_about(int8_bundle
     assert record.int8_sites["32"] + len(int8_bundle.manifest.fp32_nodes) == record.sites["32"] == 4
     assert record.calibration == "shipped photographs"
     assert set(record.gain["32"]) <= {"onnxruntime", "openvino"}
+
+
+def test_cpus_run_the_unsigned_spelling_and_manifest_and_inspect_say_so(int8_bundle, dmx_inside):
+    graph = int8_bundle.graph()
+    assert (graph.file, graph.unsigned.file) == ("model.onnx", "model.unsigned.onnx")
+    assert graph.unsigned.runtimes == UNSIGNED_RUNTIMES
+    assert set(graph.files) <= set(int8_bundle.manifest.files)
+    assert graph.unsigned.parity["file"] == "model.unsigned.onnx"
+    assert graph.unsigned.parity["mask"]["mean_error"] < 0.01
+    assert int8_bundle.model_path_for("onnxruntime", "cuda", SMALL).name == "model.onnx"
+    code, out, _ = dmx_inside("inspect", int8_bundle.path)
+    assert code == 0
+    said = " ".join(out.split())
+    assert f"{' and '.join(UNSIGNED_RUNTIMES)} on the CPU run model.unsigned.onnx" in said
+
+
+@pytest.mark.parametrize("runtime", UNSIGNED_RUNTIMES)
+def test_a_runtime_runs_the_file_that_the_manifest_names(int8_bundle, runtime):
+    (frame,) = open_samples().spread(1)
+    (plain, unsigned) = int8_bundle.spellings()
+    manifest_s, named, other = (
+        open_runtime(bundle, SMALL, runtime=runtime, device="cpu").run(
+            {"frame": frame.image_HW3[None]}
+        )
+        for bundle in (int8_bundle, unsigned, plain)
+    )
+    for role in ("mask", "depth"):
+        np.testing.assert_array_equal(manifest_s[role], named[role])
+        np.testing.assert_allclose(manifest_s[role], other[role], atol=0.02)
+    # The search may have left one of the networks as it was.
+    assert any((manifest_s[role] != other[role]).any() for role in ("mask", "depth"))
 
 
 def test_the_tradeoff_is_in_the_bundle(int8_bundle):
@@ -78,6 +123,8 @@ def test_verify_repeats_the_gate_of_agreement(int8_bundle):
     assert [text.split(" against")[0] for text in failures] == [
         "at 32 the mask_mae",
         "at 32 the depth_abs_rel",
+        "at 32 unsigned the mask_mae",
+        "at 32 unsigned the depth_abs_rel",
     ]
 
 
@@ -90,7 +137,68 @@ def test_labelled_data_are_the_gate_and_verify_judges_on_them_again(tiny_chain, 
     assert bundle.manifest.int8.budget == {"iou": 0.5, "delta1": 0.5}
     report = verify_bundle(open_bundle(tmp_path / "b"))
     assert report
-    assert report.accuracies["32"].data == open_samples().name
+    search = bundle.manifest.search
+    assert (search.searched, search.judged) == ("labelled[0:12]", "labelled[12:24]")
+    assert (search.searched_images, search.judged_images) == (12, 12)
+    assert report.accuracies["32"].data == search.judged
+    # Given explicitly, the same data are judged on by the same half; other data as a whole.
+    assert verify_bundle(bundle, data=open_samples()).accuracies["32"].count == 12
+    other = labelled(tmp_path / "other", 3)
+    assert verify_bundle(bundle, data=other).accuracies["32"].count == 3
+
+
+def test_the_search_never_sees_an_image_that_the_gate_judges_on():
+    for precision, data in (("fp16", None), ("int8", None), ("int8", open_samples())):
+        gate = split(precision, data)
+        looked_at = {digest(frame) for frame in gate.search_frames}
+        looked_at |= {digest(image) for image in gate.searched.images()} if gate.searched else set()
+        judged = {digest(frame) for frame in reference_frames()}
+        judged |= {digest(image) for image in gate.judged.images()} if gate.judged else set()
+        assert looked_at
+        assert not looked_at & judged
+
+
+def test_the_search_is_told_nothing_of_the_other_half(tiny_chain, trace, tmp_path, monkeypatch):
+    """Whatever predicts before the graphs are written sees the first half alone, but for PyTorch."""
+    data = open_samples()
+    judged = {digest(image) for image in data.halves()[1].images()}
+    seen = set()
+    open_graph = GraphRunner.open
+
+    def spy(self, model):
+        run = open_graph(self, model)
+        return lambda frame: (seen.add(digest(frame)), run(frame))[1]
+
+    monkeypatch.setattr(GraphRunner, "open", spy)
+    export_chain(
+        tiny_chain, tmp_path / "b", resolution=SMALL, precision="int8", trace=trace, data=data
+    )
+    assert seen == {digest(image) for image in data.halves()[0].images()}
+    assert not seen & judged
+
+
+def test_too_few_labelled_images_for_two_halves_are_refused(tiny_chain, tmp_path):
+    with pytest.raises(InputError, match=r"8 images or more.*holds 7"):
+        export_chain(
+            tiny_chain, tmp_path / "b", resolution=SMALL, precision="int8",
+            data=labelled(tmp_path / "few", 7),
+        )  # fmt: skip
+
+
+def test_each_half_needs_labels(tiny_chain, trace, tmp_path):
+    with pytest.raises(InputError, match=r"half\[4:8\] has neither"):
+        export_chain(
+            tiny_chain, tmp_path / "b", resolution=SMALL, precision="int8", trace=trace,
+            data=labelled(tmp_path / "half", 8, masks=4),
+        )  # fmt: skip
+
+
+def test_calibrating_on_the_photographs_of_the_reference_is_refused(tiny_chain, tmp_path):
+    with pytest.raises(InputError, match="8 of the images in photos are in the photographs"):
+        export_chain(
+            tiny_chain, tmp_path / "b", resolution=SMALL, precision="int8",
+            int8=Int8Options(calibration=open_samples(SHIPPED_SAMPLES / "photos")),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

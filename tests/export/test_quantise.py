@@ -10,7 +10,7 @@ from depthmask.errors import InputError
 from depthmask.export import calibration
 from depthmask.export.calibration import calibrate
 from depthmask.export.onnx_files import to_bytes
-from depthmask.export.quantise import input_tensors, quantise, site_macs, sites
+from depthmask.export.quantise import Range, input_tensors, quantise, site_macs, sites
 
 
 def graph_of(text: str, weights: dict[str, np.ndarray], stages: dict[str, str]) -> ir.Model:
@@ -74,7 +74,7 @@ def test_sites_are_the_networks_convolutions(two_stages):
 def test_activations_are_rounded_with_one_scale_and_weights_per_channel(two_stages):
     (batch,) = images(1)
     weight = two_stages.graph.initializers["v"].const_value.numpy()
-    rounded = quantise(two_stages, {"image": 2.0}, keep_fp32=frozenset(["depth/Conv"]))
+    rounded = quantise(two_stages, {"image": Range(-2.0, 2.0)}, keep_fp32=frozenset(["depth/Conv"]))
     expected = two_stages.clone()
     expected.graph.initializers["v"].const_value = ir.tensor(
         np.stack([round_int8(channel, np.abs(channel).max()) for channel in weight]).astype(
@@ -87,7 +87,7 @@ def test_activations_are_rounded_with_one_scale_and_weights_per_channel(two_stag
 
 
 def test_what_is_stored_is_int8_without_zero_points_and_the_bias_is_float(two_stages):
-    rounded = quantise(two_stages, {"image": 2.0, "masked": 3.0})
+    rounded = quantise(two_stages, {"image": Range(-2.0, 1.0), "masked": Range(0.0, 3.0)})
     stored = {name: v.const_value.numpy() for name, v in rounded.graph.initializers.items()}
     assert "v" not in stored
     assert stored["b"].dtype == np.float32
@@ -114,16 +114,18 @@ def test_the_depth_network_is_calibrated_behind_the_int8_mask_network(two_stages
     expected = max(
         np.abs(run(deployed, batch["image"])[0] * batch["image"]).max() for batch in batches
     )
-    assert ranges["masked"] == pytest.approx(expected)
-    assert ranges["image"] == pytest.approx(max(np.abs(b["image"]).max() for b in batches))
+    assert ranges["masked"].magnitude == pytest.approx(expected)
+    assert ranges["image"].magnitude == pytest.approx(
+        max(np.abs(b["image"]).max() for b in batches)
+    )
 
 
 def test_percentile_and_entropy_cut_off_what_is_rare(two_stages):
     batches = images(60)
     batches[0]["image"][0, 0, 0, 0] = 1000
     for calibrator in ("percentile", "entropy"):
-        assert calibrate(two_stages, batches, calibrator)["image"] < 100
-    assert calibrate(two_stages, batches, "minmax")["image"] == 1000
+        assert calibrate(two_stages, batches, calibrator)["image"].magnitude < 100
+    assert calibrate(two_stages, batches, "minmax")["image"].magnitude == 1000
 
 
 def test_memory_is_bounded_by_running_the_network_in_groups(two_stages, monkeypatch):

@@ -39,10 +39,15 @@ def outputs(model):
     return session.run(["mask", "depth"], {"image": image_13HW})
 
 
+def upsampled(records):
+    (record,) = [record for record in records if record.rewrite == "upsample-conv"]
+    return record
+
+
 @pytest.mark.parametrize("names", ["auto", "all", "upsample-conv"])
 def test_a_rewritten_chain_gives_the_same_with_less_work(model, names):
     found, records = rewrite(model, RewriteOptions(names=names))
-    assert [record.site for record in records] == [SITE]
+    assert upsampled(records).site == SITE
     assert sum(r.gmac_after for r in records) < 0.35 * sum(r.gmac_before for r in records)
     assert not [node for node in found.graph if node.op_type == "Resize"]
     for expected, values in zip(outputs(model), outputs(found), strict=True):
@@ -51,7 +56,8 @@ def test_a_rewritten_chain_gives_the_same_with_less_work(model, names):
 
 def test_new_nodes_keep_the_stage_and_the_old_graph_is_left_alone(model):
     before = len(list(find(model.graph)))
-    found, (record,) = rewrite(model)
+    found, records = rewrite(model)
+    record = upsampled(records)
     new = [node for node in found.graph if (node.name or "").startswith(f"{SITE}/{record.form}/")]
     assert new
     assert {stage_of(node) for node in new} == {"depth"}
@@ -68,8 +74,8 @@ def test_a_measurement_decides(model):
         return {"onnxruntime": slow, "openvino": {name: ms + 1 for name, ms in slow.items()}}
 
     _, records = rewrite(model, RewriteOptions(tune=True), timings=timings)
-    assert {record.form for record in records} == {"half"}
-    assert records[0].measured_gain == pytest.approx((6 / 2) ** 0.5, abs=1e-3)
+    assert upsampled(records).form == "half"
+    assert upsampled(records).measured_gain == pytest.approx((6 / 2) ** 0.5, abs=1e-3)
 
 
 def test_what_is_not_faster_is_left_as_exported(model):
@@ -77,33 +83,36 @@ def test_what_is_not_faster_is_left_as_exported(model):
         return {"onnxruntime": dict.fromkeys(models, 1.0)}
 
     found, records = rewrite(model, RewriteOptions(tune=True), timings=timings)
-    assert {record.form for record in records} == {None}
+    assert upsampled(records).form is None
     assert all(record.gmac_after == record.gmac_before for record in records)
-    assert [node.name for node in found.graph] == [node.name for node in model.graph]
+    # All but the last Add, which is folded into its convolution whatever it takes.
+    assert len(found.graph) == len(model.graph) - 1
 
 
 def test_a_site_alone_is_timed_on_the_runtimes_that_are_installed(model):
     site = next(find(model.graph))
-    found = fastest_ms({"one": cut_out(site), "two": cut_out(site)}, threads=1)
+    found = fastest_ms({"one": cut_out(site.nodes), "two": cut_out(site.nodes)}, threads=1)
     assert set(found) <= {"onnxruntime", "openvino"}
     assert found["onnxruntime"].keys() == {"one", "two"}
     assert min(found["onnxruntime"].values()) > 0
 
 
 def test_an_unknown_rewrite_is_refused():
-    with pytest.raises(UsageError, match="auto, all, none, or of upsample-conv, but got 'magic'"):
+    with pytest.raises(
+        UsageError, match=r"auto, all, none, or of fold-norm, .*winograd, but got 'magic'"
+    ):
         RewriteOptions(names="magic")
 
 
 def test_a_bundle_says_what_was_rewritten(chain, model, tmp_path, dmx_inside):
     out = tmp_path / "b"
     export_chain(chain, out, resolution=SIZE, input="image", trace=lambda *_, **__: model)
-    (record,) = open_bundle(out).graph().rewrites
+    record = upsampled(open_bundle(out).graph().rewrites)
     assert record.site == SITE
     code, printed, _ = dmx_inside("inspect", str(out), "--json")
     assert code == 0
-    assert len(json.loads(printed)["graphs"][0]["rewrites"]) == 1
+    assert len(json.loads(printed)["graphs"][0]["rewrites"]) == 2
     _, printed, _ = dmx_inside("inspect", str(out))
     assert SITE in printed
     assert f"upsample-conv: {record.form}" in printed
-    assert "1 of 1" in printed
+    assert "2 of 2" in printed

@@ -265,7 +265,7 @@ def test_the_digest_is_of_the_content(tmp_path):
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     path = brightness(tmp_path / "m.onnx")
-    monkeypatch.setattr("depthmask.runtimes._is_installed", lambda name: False)
+    monkeypatch.setattr("depthmask.runtimes.is_installed", lambda name: False)
     with pytest.raises(UnavailableError, match=r"pip install 'depthmask\[cpu\]'"):
         DepthTeacher.open(path)
 

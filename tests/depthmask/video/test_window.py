@@ -118,7 +118,11 @@ def test_window_shows_the_picture_and_closes_by_q(window):
     # Grey outside the mask (the left half), coloured inside.
     coloured = np.ptp(shown, axis=2) > 60
     columns = np.flatnonzero(coloured.any(axis=0))
-    assert 60 < np.ptp(columns) < 400
+    assert 140 <= np.ptp(columns) <= 165  # half of the pattern's 320
+    geometry = subprocess.run(
+        ["xdotool", "getwindowgeometry", identity], env=environment, capture_output=True, text=True
+    )
+    assert "320x240" in geometry.stdout
     subprocess.run(["xdotool", "key", "--window", identity, "q"], env=environment, check=True)
     _, messages = process.communicate(timeout=10)
     assert process.returncode == 0, messages
