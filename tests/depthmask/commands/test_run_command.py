@@ -439,9 +439,10 @@ def test_options_reach_the_pipeline(run, photos, pipeline, tmp_path):
 
 
 def test_window(run, clip, monkeypatch):
-    shown = []
+    shown, sizes = [], []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "resizeWindow", lambda _, *size: sizes.append(size))
     monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
     monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image.shape))
@@ -449,6 +450,7 @@ def test_window(run, clip, monkeypatch):
     result = run("--source", clip)
     assert result.code == 0, result.err
     assert shown == [(48, 64, 3)] * 4
+    assert sizes == [(64, 48)]
 
 
 def test_statistics_file(run, clip, tmp_path):
