@@ -217,12 +217,11 @@ class Bundle:
         """The bundle with only the files that a runtime runs on a device."""
         return self._with_files(lambda graph: graph.file_for(runtime, device))
 
-    def spellings(self) -> tuple[Bundle, ...]:
-        """The bundle once for each way its graphs are written, so that every runtime runs that one."""
+    def spellings(self, runtime: str) -> tuple[Bundle, ...]:
+        """The bundle once for each way its graphs are written that a runtime runs, on some device."""
         plain = self._with_files(lambda graph: graph.file)
-        if not any(graph.unsigned for graph in self.manifest.graphs):
-            return (plain,)
-        return plain, self._with_files(lambda graph: graph.files[-1])
+        on_cpu = self.as_run_by(runtime, "cpu")
+        return (plain,) if on_cpu.manifest == plain.manifest else (plain, on_cpu)
 
     def _with_files(self, choose: Callable[[GraphRecord], str]) -> Bundle:
         graphs = tuple(

@@ -17,6 +17,7 @@ from depthmask.bundle import (
     Bundle,
     GraphRecord,
     Manifest,
+    Precision,
     open_bundle,
     record_files,
     write_manifest,
@@ -34,7 +35,7 @@ from depthmask.errors import CheckFailedError, UnavailableError, UsageError
 from depthmask.export.tensorrt_builder import architecture_names, build
 from depthmask.export.verify import verify_bundle
 from depthmask.frames import SMALLEST_SIDE_PX, Resolution
-from depthmask.runtimes import require
+from depthmask.runtimes import for_precision, require
 from depthmask.tensorrt_module import import_tensorrt
 
 Progress = Callable[[str], None]
@@ -65,13 +66,20 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-def prepare(options: EngineOptions) -> tuple[Any, tuple[str, ...]]:
+def prepare(options: EngineOptions, precision: Precision) -> tuple[Any, tuple[str, ...]]:
     """The TensorRT module, and the architectures that engines will be for; before any slow work.
 
     Raises:
-        UsageError: no architecture was named where one must be, or an unknown one.
+        UsageError: engines do not compute in the bundle's precision; no architecture was named where one
+            must be, or an unknown one.
         UnavailableError: TensorRT is not installed, or needs a GPU and there is none.
     """
+    able = for_precision(precision)
+    if options.flavour not in able:
+        raise UsageError(
+            f"a bundle in {precision} is for {able[0]}, which computes in it, but got --to"
+            f" {options.flavour}. Try --fp16"
+        )
     require(options.flavour)
     problem = cuda_problem()
     if options.flavour == "tensorrt":
@@ -148,8 +156,8 @@ def rebuild(
         UsageError, UnavailableError: as `prepare`.
         CheckFailedError: as `build_engines`.
     """
-    trt, architectures = prepare(options)
     bundle = open_bundle(path)
+    trt, architectures = prepare(options, bundle.manifest.precision)
     old = {MANIFEST_FILE} | {
         name for name in bundle.manifest.files if name.endswith((ENGINE_SUFFIX, HEADER_SUFFIX))
     }

@@ -158,12 +158,8 @@ def export_chain(
         opset=opset,
     )
     check_target(out, overwrite=overwrite)
-    if precision == "bf16" and target != "onnx":
-        raise UsageError(
-            f"the target of bf16 must be onnx, which OpenVINO computes in it, but got {target}. Try --fp16"
-        )
     engine = _engine_options(target, engine)
-    prepared = prepare(engine) if engine is not None else None
+    prepared = prepare(engine, precision) if engine is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.

@@ -19,7 +19,7 @@ from depthmask.export.reference import Reference
 from depthmask.frames import FloatArray, Resolution, UInt8Array, to_network
 from depthmask.pipeline import Pipeline
 from depthmask.presets import Kind
-from depthmask.runtimes import Runtime, Tensors, open_runtime
+from depthmask.runtimes import Runtime, Tensors, choose, open_runtime
 from depthmask.samples import Samples, open_samples
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def verify_bundle(
     threads: int | None = None,
     chain: MaskDepthChain | None = None,
 ) -> VerifyReport:
-    """Run every graph file of a bundle on this machine and compare with the reference it carries.
+    """Run every graph file that a runtime runs on this machine, and compare with the bundle's reference.
 
     A graph that does not agree is taken apart, to say which stage and tensor are to blame.
 
@@ -200,7 +200,8 @@ def verify_bundle(
     accuracies: dict[str, AccuracyResult] = {}
     unchecked = _missing_for_extremes()
     kind = manifest.chain.kind
-    graphs = ((one, graph) for one in bundle.spellings() for graph in one.manifest.graphs)
+    runtime = choose(bundle, runtime)
+    graphs = ((one, graph) for one in bundle.spellings(runtime) for graph in one.manifest.graphs)
     for spelled, graph in graphs:
         resolution = graph.resolution
         explain = partial(

@@ -144,6 +144,30 @@ def require(name: str) -> None:
         )
 
 
+def choose(bundle: Bundle, runtime: str) -> str:
+    """The runtime that `auto` stands for; any other name is its own.
+
+    It is what built the bundle's engines, if it has any: the bundle was exported for that. Else it is the
+    first that is installed.
+
+    Raises:
+        UnavailableError: none is installed.
+    """
+    if runtime != "auto":
+        return runtime
+    if bundle.manifest.engines:
+        return bundle.manifest.engines[0].flavour
+    able = for_precision(bundle.manifest.precision)
+    candidates = [name for name in able if _RUNTIMES[name].reads == "graph"]
+    for name in candidates:
+        if is_installed(name):
+            return name
+    raise UnavailableError(
+        f"running a bundle in {bundle.manifest.precision} needs a runtime ({' or '.join(candidates)}), but"
+        f" none is installed. Try `pip install 'depthmask[{_RUNTIMES[candidates[0]].extra}]'`"
+    )
+
+
 def open_runtime(
     bundle: Bundle,
     resolution: Resolution,
@@ -153,10 +177,7 @@ def open_runtime(
     threads: int | None = None,
     spin: bool = True,
 ) -> Runtime:
-    """Open a bundle's graph on the runtime and device asked for, and on no other.
-
-    `auto` is what built the bundle's engines, if it has any: it was exported for that. Else it is the first
-    that is installed.
+    """Open a bundle's graph on the runtime (see `choose`) and device asked for, and on no other.
 
     Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
     fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
@@ -167,20 +188,9 @@ def open_runtime(
     """
     if device not in DEVICES:
         raise UsageError(f"a device must be one of {', '.join(DEVICES)}, but got {device!r}")
-    able = for_precision(bundle.manifest.precision)
-    if runtime == "auto" and bundle.manifest.engines:
-        runtime = bundle.manifest.engines[0].flavour
-    elif runtime == "auto":
-        candidates = [name for name in able if _RUNTIMES[name].reads == "graph"]
-        available = [name for name in candidates if is_installed(name)]
-        if not available:
-            raise UnavailableError(
-                f"running a bundle in {bundle.manifest.precision} needs a runtime"
-                f" ({' or '.join(candidates)}), but none is installed. Try `pip install"
-                f" 'depthmask[{_RUNTIMES[candidates[0]].extra}]'`"
-            )
-        runtime = available[0]
+    runtime = choose(bundle, runtime)
     require(runtime)
+    able = for_precision(bundle.manifest.precision)
     if runtime not in able:
         raise UnavailableError(
             f"a bundle in {bundle.manifest.precision} must be computed in it, but {runtime} cannot. Try"

@@ -23,7 +23,7 @@ class OpenVino:
     device = "cpu"
 
     def __init__(self, *compiled: Any) -> None:  # noqa: ANN401  (openvino has no usable types)
-        self.precisions = _executed_precisions(compiled[-1])
+        self._networks = compiled[-1]
         self._requests: list[Any] = [model.create_infer_request() for model in compiled]
         self._outputs = [output.get_any_name() for output in compiled[-1].outputs]
 
@@ -37,6 +37,12 @@ class OpenVino:
             inputs = {IMAGE_TENSOR: values[IMAGE_TENSOR]}
         values = last.infer(inputs)
         return {name: values[name] for name in self._outputs}
+
+    @property
+    def precisions(self) -> Counter[str]:
+        """How many nodes of the networks compute in each precision, by OpenVINO's own account."""
+        nodes = self._networks.get_runtime_model().get_ops()
+        return Counter(node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes)
 
     def close(self) -> None:
         """Drop the requests."""
@@ -131,12 +137,6 @@ def _tensor(model: Any, name: str) -> Any:  # noqa: ANN401
             if name in output.get_names():
                 return output
     raise RuntimeError(f"it holds no tensor named {name}")
-
-
-def _executed_precisions(compiled: Any) -> Counter[str]:  # noqa: ANN401
-    """How many nodes compute in each precision, by OpenVINO's own account."""
-    nodes = compiled.get_runtime_model().get_ops()
-    return Counter(node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes)
 
 
 def compile_for_cpu(model: Any, threads: int | None, **properties: Any) -> Any:  # noqa: ANN401

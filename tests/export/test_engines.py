@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
-from depthmask.bundle import open_bundle
+from depthmask.bundle import open_bundle, write_manifest
 from depthmask.engine import EngineHeader
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.export import engines, export_chain, verify_bundle
@@ -129,6 +130,24 @@ def test_rebuilding_replaces_the_engines_and_nothing_else(copied, engine_bundle)
     assert {name: after.files[name] for name in kept} == {name: before.files[name] for name in kept}
     assert set(after.files) == set(before.files)
     assert bundle.manifest == after
+
+
+def test_engines_are_not_built_for_a_precision_that_they_do_not_compute_in(
+    copied, tiny_chain, tmp_path
+):
+    manifest = msgspec.structs.replace(open_bundle(copied).manifest, precision="bf16")
+    write_manifest(copied, manifest)
+    with pytest.raises(UsageError, match=r"in bf16 is for openvino, .* but got --to tensorrt-rtx"):
+        rebuild(copied, for_gpus("sm120"))
+    with pytest.raises(UsageError, match=r"in bf16 is for openvino, .* but got --to tensorrt-rtx"):
+        export_chain(
+            tiny_chain,
+            tmp_path / "new",
+            resolution=Resolution(32, 32),
+            precision="bf16",
+            target="tensorrt-rtx",
+            engine=for_gpus("sm120"),
+        )
 
 
 def test_a_failed_rebuild_leaves_the_bundle_as_it_was(copied, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from depthmask.bundle import Bundle, open_bundle
 from depthmask.errors import CheckFailedError, InputError, UsageError
-from depthmask.export import export_chain, verify_bundle
+from depthmask.export import export_chain, verify, verify_bundle
 from depthmask.export.budget import GraphRunner, parse_max_drop
 from depthmask.export.gate_data import split
 from depthmask.export.int8 import Int8Options, digest
@@ -87,7 +87,7 @@ def test_cpus_run_the_unsigned_spelling_and_manifest_and_inspect_say_so(int8_bun
 @pytest.mark.parametrize("runtime", UNSIGNED_RUNTIMES)
 def test_a_runtime_runs_the_file_that_the_manifest_names(int8_bundle, runtime):
     (frame,) = open_samples().spread(1)
-    (plain, unsigned) = int8_bundle.spellings()
+    (plain, unsigned) = int8_bundle.spellings(runtime)
     manifest_s, named, other = (
         open_runtime(bundle, SMALL, runtime=runtime, device="cpu").run(
             {"frame": frame.image_HW3[None]}
@@ -99,6 +99,18 @@ def test_a_runtime_runs_the_file_that_the_manifest_names(int8_bundle, runtime):
         np.testing.assert_allclose(manifest_s[role], other[role], atol=0.02)
     # The search may have left one of the networks as it was.
     assert any((manifest_s[role] != other[role]).any() for role in ("mask", "depth"))
+
+
+def test_only_the_file_that_engines_are_built_from_is_verified_on_them(int8_bundle, monkeypatch):
+    opened = []
+
+    def engine(bundle, resolution, *, runtime, device, threads):
+        opened.append((bundle.graph(resolution).file, runtime, device))
+        return open_runtime(bundle, resolution, runtime="onnxruntime", threads=threads)
+
+    monkeypatch.setattr(verify, "open_runtime", engine)
+    assert verify_bundle(int8_bundle, runtime="tensorrt", device="cuda").parities
+    assert opened == [("model.onnx", "tensorrt", "cuda")]
 
 
 def test_the_tradeoff_is_in_the_bundle(int8_bundle):
