@@ -25,10 +25,14 @@ from depthmask.export.graph_edit import (
     Array,
     Site,
     constant_array,
+    constant_weight,
+    conv_bias,
+    conv_weight,
     drop_unused_constants,
     int_attribute,
     remove,
     replace_output,
+    site_name,
     static_shape,
 )
 
@@ -52,7 +56,7 @@ class FoldNorm:
     @property
     def name(self) -> str:
         """The site's: that of the convolution without its operator."""
-        return (self.convolution.name or "").rsplit("/", 1)[0]
+        return site_name(self.convolution)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -148,9 +152,8 @@ def _evaluate(node: ir.Node, opset: int) -> list[Array]:
 
 
 def _site(conv: ir.Node) -> FoldNorm | None:
-    weight = constant_array(conv.inputs[1])
-    biased = len(conv.inputs) > 2 and conv.inputs[2] is not None
-    if weight is None or (biased and constant_array(conv.inputs[2]) is None):
+    weight = constant_weight(conv)
+    if weight is None:
         return None
     if conv.op_type == "Conv":
         channels = weight.shape[0]
@@ -213,9 +216,7 @@ def _affine(
 
 
 def _folded(conv: ir.Node, scale_O: Array, shift_O: Array) -> tuple[Array, Array]:
-    weight = constant_array(conv.inputs[1])
-    assert weight is not None
-    old = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    weight, old = conv_weight(conv), conv_bias(conv)
     bias_O = scale_O * (0 if old is None else old.astype(np.float64)) + shift_O
     taps = (1,) * (weight.ndim - 2)
     if conv.op_type == "Conv":

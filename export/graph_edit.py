@@ -28,6 +28,38 @@ def constant_array(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def known_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a tensor of a site, all of whose sides are known."""
+    shape = static_shape(value)
+    assert shape is not None
+    return shape
+
+
+def site_name(node: ir.Node) -> str:
+    """What people call a node's place: its name without the operator."""
+    return (node.name or "").rsplit("/", 1)[0]
+
+
+def constant_weight(conv: ir.Node) -> Array | None:
+    """A convolution's weight, where it and the bias, if there is one, are constants; else None."""
+    biased = len(conv.inputs) > 2 and conv.inputs[2] is not None
+    if biased and constant_array(conv.inputs[2]) is None:
+        return None
+    return constant_array(conv.inputs[1])
+
+
+def conv_weight(conv: ir.Node) -> Array:
+    """The weight of a site's convolution."""
+    weight = constant_weight(conv)
+    assert weight is not None
+    return weight
+
+
+def conv_bias(conv: ir.Node) -> Array | None:
+    """The bias of a site's convolution; None where it has none."""
+    return constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """A whole number of a node's."""
     found = node.attributes.get(name)
@@ -57,16 +89,19 @@ class ConvGeometry:
     """Top, left, bottom, right."""
     group: int
 
+    def offsets(self, axis: int) -> tuple[int, ...]:
+        """How far from the output's row (axis 0) or column (1) each tap reads; for strides of 1."""
+        taps = range(self.weight_OCKL.shape[2 + axis])
+        return tuple(self.dilations[axis] * tap - self.pads[axis] for tap in taps)
+
 
 def conv_geometry(node: ir.Node) -> ConvGeometry | None:
     """Of a two-dimensional Conv with constant weights and bias, and pads in numbers; else None."""
-    weight = constant_array(node.inputs[1]) if node.op_type == "Conv" else None
-    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    weight = constant_weight(node) if node.op_type == "Conv" else None
     if (
         weight is None
         or weight.ndim != 4
         or node.inputs[0] is node.inputs[1]
-        or (biased and constant_array(node.inputs[2]) is None)
         or string_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
     ):
         return None

@@ -20,13 +20,16 @@ import numpy as np
 import onnx_ir as ir
 
 from depthmask.export.graph_edit import (
-    Array,
     Site,
-    constant_array,
+    constant_weight,
+    conv_bias,
+    conv_weight,
     int_attribute,
     ints_attribute,
+    known_shape,
     remove,
     replace_output,
+    site_name,
     static_shape,
     string_attribute,
 )
@@ -43,7 +46,7 @@ class MergeConvs:
     @property
     def name(self) -> str:
         """The site's: that of the first convolution without its operator."""
-        return (self.convolutions[0].name or "").rsplit("/", 1)[0]
+        return site_name(self.convolutions[0])
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -69,16 +72,16 @@ def apply(graph: ir.Graph, site: MergeConvs, form: str) -> None:
     make = Site(graph, first, f"{site.name}/{form}")
     inputs = [
         first.inputs[0],
-        make.constant(np.concatenate([_weight(c) for c in site.convolutions])),
+        make.constant(np.concatenate([conv_weight(c) for c in site.convolutions])),
     ]
-    biases = [_bias(conv) for conv in site.convolutions]
+    biases = [conv_bias(conv) for conv in site.convolutions]
     if any(bias is not None for bias in biases):
         filled = [
-            np.zeros(len(_weight(conv)), np.float32) if bias is None else bias
+            np.zeros(len(conv_weight(conv)), np.float32) if bias is None else bias
             for conv, bias in zip(site.convolutions, biases, strict=True)
         ]
         inputs.append(make.constant(np.concatenate(filled)))
-    shapes = [_shape(conv.outputs[0]) for conv in site.convolutions]
+    shapes = [known_shape(conv.outputs[0]) for conv in site.convolutions]
     channels = [shape[1] for shape in shapes]
     merged = make.like(first, inputs, (shapes[0][0], sum(channels), *shapes[0][2:]))
     sizes = make.constant(np.array(channels, np.int64))
@@ -91,7 +94,7 @@ def apply(graph: ir.Graph, site: MergeConvs, form: str) -> None:
 def macs(site: MergeConvs, form: str | None) -> int:
     """Of the convolutions; merging leaves none out."""
     return sum(
-        int(np.prod(_shape(conv.outputs[0])) * np.prod(_weight(conv).shape[1:]))
+        int(np.prod(known_shape(conv.outputs[0])) * np.prod(conv_weight(conv).shape[1:]))
         for conv in site.convolutions
     )
 
@@ -99,18 +102,18 @@ def macs(site: MergeConvs, form: str | None) -> int:
 def moved_floats(site: MergeConvs, form: str | None) -> int:
     """As exported, the input again for each further convolution; merged, what the Split copies."""
     if form is None:
-        return (len(site.convolutions) - 1) * int(np.prod(_shape(site.convolutions[0].inputs[0])))
-    return sum(int(np.prod(_shape(conv.outputs[0]))) for conv in site.convolutions)
+        return (len(site.convolutions) - 1) * int(
+            np.prod(known_shape(site.convolutions[0].inputs[0]))
+        )
+    return sum(int(np.prod(known_shape(conv.outputs[0]))) for conv in site.convolutions)
 
 
 def _kind(node: ir.Node) -> tuple[object, ...] | None:
     if node.op_type != "Conv" or int_attribute(node, "group", 1) != 1:
         return None
-    weight = constant_array(node.inputs[1])
-    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    weight = constant_weight(node)
     if (
         weight is None
-        or (biased and _bias(node) is None)
         or static_shape(node.inputs[0]) is None
         or static_shape(node.outputs[0]) is None
     ):
@@ -124,19 +127,3 @@ def _kind(node: ir.Node) -> tuple[object, ...] | None:
         ints_attribute(node, "pads", (0,) * 2 * rank),
         string_attribute(node, "auto_pad", "NOTSET"),
     )
-
-
-def _weight(conv: ir.Node) -> Array:
-    weight = constant_array(conv.inputs[1])
-    assert weight is not None
-    return weight
-
-
-def _bias(conv: ir.Node) -> Array | None:
-    return constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    shape = static_shape(value)
-    assert shape is not None
-    return shape

@@ -30,13 +30,15 @@ import onnx_ir as ir
 from depthmask.export.graph_edit import (
     Array,
     Site,
-    constant_array,
+    conv_bias,
+    conv_geometry,
+    conv_weight,
     int_attribute,
-    ints_attribute,
+    known_shape,
     remove,
     replace_output,
+    site_name,
     static_shape,
-    string_attribute,
 )
 from depthmask.export.plain_nearest import plain_resize, whole_factor
 
@@ -59,7 +61,7 @@ class NearestConv:
     @property
     def name(self) -> str:
         """The site's: that of the Resize without its operator."""
-        return (self.resize.name or "").rsplit("/", 1)[0]
+        return site_name(self.resize)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -93,9 +95,9 @@ def apply(graph: ir.Graph, site: NearestConv, form: str) -> None:
 def macs(site: NearestConv, form: str | None) -> int:
     """Multiply-accumulates of the convolution."""
     weight, taken, given = (
-        _weight(site),
-        _shape(site.resize.inputs[0]),
-        _shape(site.convolution.outputs[0]),
+        conv_weight(site.convolution),
+        known_shape(site.resize.inputs[0]),
+        known_shape(site.convolution.outputs[0]),
     )
     if form is None:
         return int(np.prod(given) * np.prod(weight.shape[1:]))
@@ -112,7 +114,7 @@ def moved_floats(site: NearestConv, form: str | None) -> int:
     are rearranged once more.
     """
     upsampled, made = (
-        int(np.prod(_shape(node.outputs[0]))) for node in (site.resize, site.convolution)
+        int(np.prod(known_shape(node.outputs[0]))) for node in (site.resize, site.convolution)
     )
     if form is None:
         return upsampled
@@ -152,13 +154,13 @@ def _steps(offsets: tuple[int, ...], scale: int) -> range:
 
 
 def _polyphase(make: Site, site: NearestConv) -> ir.Value:
-    batch, channels_out, high, wide = _shape(site.convolution.outputs[0])
+    batch, channels_out, high, wide = known_shape(site.convolution.outputs[0])
     s, source = site.scale, site.resize.inputs[0]
     assert source is not None
-    weight = phase_weights(_weight(site), site.row_offsets, site.column_offsets, s)
+    weight = phase_weights(conv_weight(site.convolution), site.row_offsets, site.column_offsets, s)
     steps = [_steps(offsets, s) for offsets in (site.row_offsets, site.column_offsets)]
     inputs = [source, make.constant(weight)]
-    bias = _bias(site.convolution)
+    bias = conv_bias(site.convolution)
     if bias is not None:
         inputs.append(make.constant(np.repeat(bias, s * s)))
     phases = make.node(
@@ -176,7 +178,7 @@ def _polyphase(make: Site, site: NearestConv) -> ir.Value:
 
 
 def _swap(make: Site, site: NearestConv) -> ir.Value:
-    batch, channels_out, high, wide = _shape(site.convolution.outputs[0])
+    batch, channels_out, high, wide = known_shape(site.convolution.outputs[0])
     value = site.resize.inputs[0]
     assert value is not None
     low = (batch, channels_out, high // site.scale, wide // site.scale)
@@ -193,23 +195,14 @@ def _site(resize: ir.Node) -> NearestConv | None:
     if scale is None or output.is_graph_output() or len(uses) != 1 or uses[0].idx != 0:
         return None
     conv = uses[0].node
-    weight = constant_array(conv.inputs[1]) if conv.op_type == "Conv" else None
-    biased = len(conv.inputs) > 2 and conv.inputs[2] is not None
+    found = conv_geometry(conv)
     if (
-        weight is None
-        or weight.ndim != 4
-        or (biased and _bias(conv) is None)
+        found is None
+        or found.strides != (1, 1)
         or (static_shape(conv.outputs[0]) or ())[2:] != (high or ())[2:]
-        or ints_attribute(conv, "strides", (1, 1)) != (1, 1)
-        or string_attribute(conv, "auto_pad", "NOTSET") != "NOTSET"
     ):
         return None
-    dilations = ints_attribute(conv, "dilations", (1, 1))
-    pads = ints_attribute(conv, "pads", (0, 0, 0, 0))
-    rows, columns = (
-        tuple(dilations[axis] * tap - pads[axis] for tap in range(weight.shape[2 + axis]))
-        for axis in (0, 1)
-    )
+    rows, columns = found.offsets(0), found.offsets(1)
     if not (rows[0] <= 0 <= rows[-1] and columns[0] <= 0 <= columns[-1]):
         return None
     pointwise = _pointwise(conv) if rows == columns == (0,) else ()
@@ -226,19 +219,3 @@ def _pointwise(conv: ir.Node) -> tuple[ir.Node, ...]:
         found.append(use.node)
         value = use.node.outputs[0]
     return tuple(found)
-
-
-def _weight(site: NearestConv) -> Array:
-    weight = constant_array(site.convolution.inputs[1])
-    assert weight is not None
-    return weight
-
-
-def _bias(conv: ir.Node) -> Array | None:
-    return constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    shape = static_shape(value)
-    assert shape is not None
-    return shape

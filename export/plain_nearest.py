@@ -24,6 +24,7 @@ from depthmask.export.graph_edit import (
     constant_array,
     remove,
     replace_output,
+    site_name,
     static_shape,
     string_attribute,
 )
@@ -46,7 +47,7 @@ class PlainNearest:
     @property
     def name(self) -> str:
         """The site's: that of the Resize without its operator."""
-        return (self.resize.name or "").rsplit("/", 1)[0]
+        return site_name(self.resize)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:

@@ -35,10 +35,16 @@ from depthmask.export.graph_edit import (
     Array,
     Site,
     constant_array,
+    conv_bias,
     conv_geometry,
+    conv_weight,
+    int_attribute,
+    known_shape,
     remove,
     replace_output,
+    site_name,
     static_shape,
+    string_attribute,
 )
 from depthmask.export.resize_matrix import TRANSFORMATIONS, Matrix, resize_matrix, shifted
 
@@ -72,7 +78,7 @@ class UpsampleConv:
     @property
     def name(self) -> str:
         """The site's: that of the Resize without its operator."""
-        return (self.resize.name or "").rsplit("/", 1)[0]
+        return site_name(self.resize)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -109,7 +115,7 @@ def apply(graph: ir.Graph, site: UpsampleConv, form: Form) -> None:
     """Put a form in the site's place; the convolutions' outputs keep their names."""
     make = Site(graph, site.convolutions[0], f"{site.name}/{form}")
     make_form = {"matrix": _matrix, "half": _half}[form]
-    weights = [_constant(conv, 1) for conv in site.convolutions]
+    weights = [conv_weight(conv) for conv in site.convolutions]
     groups = _groups(site, form)
     if groups == 1:
         merged = make_form(make, site, np.concatenate(weights))
@@ -117,11 +123,10 @@ def apply(graph: ir.Graph, site: UpsampleConv, form: Form) -> None:
     else:
         outputs = [_in_groups(make, site, make_form, weight, groups) for weight in weights]
     for conv, output in zip(site.convolutions, outputs, strict=True):
-        if len(conv.inputs) > 2 and conv.inputs[2] is not None:
-            bias = _constant(conv, 2).reshape(1, -1, 1, 1)
-            shape = static_shape(conv.outputs[0])
-            assert shape is not None
-            output = make.node("Add", [output, make.constant(bias)], shape)
+        bias = conv_bias(conv)
+        if bias is not None:
+            added = [output, make.constant(bias.reshape(1, -1, 1, 1))]
+            output = make.node("Add", added, known_shape(conv.outputs[0]))
         replace_output(conv, output)
     remove(graph, site.nodes[::-1])
 
@@ -335,7 +340,7 @@ def _site(resize: ir.Node) -> UpsampleConv | None:
         convolutions=convolutions,
         batch=shape_in[0],
         channels_in=shape_in[1],
-        channels_out=tuple(len(_constant(conv, 1)) for conv in convolutions),
+        channels_out=tuple(len(conv_weight(conv)) for conv in convolutions),
         size_in=(shape_in[2], shape_in[3]),
         size_out=(shape_out[2], shape_out[3]),
         row_offsets=offsets[0],
@@ -344,27 +349,18 @@ def _site(resize: ir.Node) -> UpsampleConv | None:
 
 
 def _is_plain_linear(resize: ir.Node) -> bool:
-    def attribute(name: str, default: str) -> str:
-        found = resize.attributes.get(name)
-        return default if found is None else found.as_string()
-
-    def flag(name: str) -> int:
-        found = resize.attributes.get(name)
-        return 0 if found is None else found.as_int()
-
     return (
-        attribute("mode", "nearest") == "linear"
+        string_attribute(resize, "mode", "nearest") == "linear"
         and _transformation(resize) in TRANSFORMATIONS
-        and attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
-        and not flag("antialias")
-        and not flag("exclude_outside")
+        and string_attribute(resize, "keep_aspect_ratio_policy", "stretch") == "stretch"
+        and not int_attribute(resize, "antialias", 0)
+        and not int_attribute(resize, "exclude_outside", 0)
         and "axes" not in resize.attributes
     )
 
 
 def _transformation(resize: ir.Node) -> str:
-    found = resize.attributes.get("coordinate_transformation_mode")
-    return "half_pixel" if found is None else found.as_string()
+    return string_attribute(resize, "coordinate_transformation_mode", "half_pixel")
 
 
 def _scales(resize: ir.Node) -> tuple[float, float] | None:
@@ -386,14 +382,7 @@ def _offsets(
         or (static_shape(conv.outputs[0]) or ())[2:] != shape[2:]
     ):
         return None
-    rows, columns = (
-        tuple(
-            found.dilations[axis] * tap - found.pads[axis]
-            for tap in range(found.weight_OCKL.shape[2 + axis])
-        )
-        for axis in (0, 1)
-    )
-    return rows, columns
+    return found.offsets(0), found.offsets(1)
 
 
 def _step(offsets: tuple[int, ...]) -> int:
@@ -404,9 +393,3 @@ def _source(site: UpsampleConv) -> ir.Value:
     source = site.resize.inputs[0]
     assert source is not None
     return source
-
-
-def _constant(conv: ir.Node, index: int) -> Array:
-    array = constant_array(conv.inputs[index])
-    assert array is not None
-    return array

@@ -40,10 +40,11 @@ import onnx_ir as ir
 
 from depthmask.export.graph_edit import (
     Site,
-    constant_array,
+    conv_bias,
     conv_geometry,
     remove,
     replace_output,
+    site_name,
     static_shape,
 )
 from depthmask.export.resize_matrix import Matrix
@@ -77,7 +78,7 @@ class Winograd:
     @property
     def name(self) -> str:
         """The site's: that of the Conv without its operator."""
-        return (self.conv.name or "").rsplit("/", 1)[0]
+        return site_name(self.conv)
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -204,7 +205,7 @@ def _products(make: Site, site: Winograd) -> ir.Value:
     narrow = product(after_x, make.reshape(back, (batch * rows, columns, channels_out)))
     done = product(after_y, make.reshape(narrow, (batch, rows, wide * channels_out)))
     output = make.reshape(done, (batch, high * wide, channels_out))
-    bias = constant_array(site.conv.inputs[2]) if len(site.conv.inputs) > 2 else None
+    bias = conv_bias(site.conv)
     if bias is not None:
         shape = (batch, high * wide, channels_out)
         output = make.node("Add", [output, make.constant(bias)], shape)
@@ -255,7 +256,7 @@ def _strided(make: Site, site: Winograd) -> ir.Value:
         bounds = [np.array(numbers, np.int64) for numbers in ([0, 0], [high, wide], [2, 3])]
         cut = [output, *map(make.constant, bounds)]
         output = make.node("Slice", cut, (batch, channels_out, high, wide))
-    bias = constant_array(site.conv.inputs[2]) if len(site.conv.inputs) > 2 else None
+    bias = conv_bias(site.conv)
     if bias is not None:
         added = [output, make.constant(bias.reshape(1, -1, 1, 1))]
         output = make.node("Add", added, (batch, channels_out, high, wide))

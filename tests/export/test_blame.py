@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 
 import msgspec
 import numpy as np
@@ -14,7 +13,7 @@ from torch import nn
 from depthmask.bundle import open_bundle, record_files, write_manifest
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import CheckFailedError
-from depthmask.export import export_chain, to_onnx, trusted, verify_bundle
+from depthmask.export import export_chain, verify_bundle
 from depthmask.export.blame import find_blame
 from depthmask.export.precision import to_fp16
 from depthmask.export.reference import Reference
@@ -23,6 +22,8 @@ from depthmask.models.initialise import fill_from_keys
 
 SMALL = Resolution(32, 32)
 FAULTS = 20
+
+pytestmark = pytest.mark.usefixtures("one_trace")
 
 
 class Layered(nn.Module):
@@ -45,16 +46,6 @@ class Layered(nn.Module):
         )
         output = self.head(torch.cat([wide, deep], 1))
         return torch.sigmoid(output) if self.sigmoid else output
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    """Tracing takes most of the time; the export's serves for the right values too."""
-    traced = cache(to_onnx.traced_program)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (to_onnx, trusted):
-            patch.setattr(module, "traced_program", traced)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import msgspec
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +10,7 @@ import tiny_networks
 
 from depthmask.bundle import STAGE_KEY, open_bundle, record_files, write_manifest
 from depthmask.chain import MaskDepthChain
-from depthmask.export import export_chain, to_onnx, trusted, verify_bundle
+from depthmask.export import export_chain, verify_bundle
 from depthmask.export.blame import find_blame
 from depthmask.export.graph_edit import constant_array
 from depthmask.export.reference import Reference
@@ -22,15 +20,7 @@ from depthmask.frames import Resolution
 SMALL = Resolution(64, 64)
 FAULTS = 20
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    """Tracing takes most of the time; the right values of every fault come from the same trace."""
-    traced = cache(to_onnx.traced_program)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (to_onnx, trusted):
-            patch.setattr(module, "traced_program", traced)
-        yield
+pytestmark = pytest.mark.usefixtures("one_trace")
 
 
 @pytest.fixture(scope="module")
