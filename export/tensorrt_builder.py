@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthmask.engine import ShapeRange
+from depthmask.engine import Compatibility, LayerRecord, ShapeRange
 from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.output_files import write_output
 
 Progress = Callable[[str], None]
 RangeOf = Callable[[str, tuple[int, ...]], ShapeRange]
@@ -28,6 +29,17 @@ _LONGEST_MESSAGE = 400
 
 
 @dataclass(frozen=True)
+class BuildFlags:
+    """What only TensorRT has; TensorRT-RTX ignores or refuses each."""
+
+    timing_cache: Path | None = None
+    """What earlier builds measured of kernels, and where to keep it; it need not exist."""
+    version_compatible: bool = False
+    hardware_compatibility: Compatibility = "none"
+    strip_weights: bool = False
+
+
+@dataclass(frozen=True)
 class Built:
     """An engine in memory."""
 
@@ -35,6 +47,8 @@ class Built:
     inputs: dict[str, ShapeRange]
     warnings: tuple[str, ...]
     build_s: float
+    layers: tuple[LayerRecord, ...]
+    """Of the network, in the order of execution."""
 
 
 def build(
@@ -46,6 +60,7 @@ def build(
     architectures: Sequence[str] = (),
     workspace_mib: int | None = None,
     level: int = 3,
+    flags: BuildFlags = BuildFlags(),
     progress: Progress = lambda phase: None,
 ) -> Built:
     """Build an engine from an ONNX file.
@@ -58,10 +73,12 @@ def build(
         architectures: as `sm89`, TensorRT-RTX only; none for the GPU that is here.
         workspace_mib: the most scratch memory that a layer may take; None: what the GPU has.
         level: 0 to 5; higher builds longer and may run faster.
+        flags: TensorRT only.
         progress: told of each phase of the build; KeyboardInterrupt stops it at the next step.
 
     Raises:
-        InputError: the graph cannot be parsed, with the node.
+        InputError: the graph cannot be parsed, with the node; the timing cache is of another GPU.
+        OutputError: the timing cache cannot be written.
         CheckFailedError: it cannot be built, with the node where the builder tells.
         UsageError: `trt` does not know an architecture.
         KeyboardInterrupt: the user pressed Ctrl-C.
@@ -85,6 +102,9 @@ def build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
     if architectures:
         _set_architectures(trt, config, architectures)
+    _set_flags(trt, config, flags)
+    if flags.timing_cache is not None:
+        _read_timing_cache(config, flags.timing_cache, product)
     ranges = _set_profile(builder, network, config, range_of)
 
     with _interrupts_noted() as interrupted:
@@ -96,8 +116,34 @@ def build(
         raise CheckFailedError(
             f"{product} cannot build {model.name}: {_build_error(log.errors, _layer_names(network))}"
         )
+    if flags.timing_cache is not None:
+        write_output(flags.timing_cache, bytes(config.get_timing_cache().serialize()))
     # The memory is the plan's own, and a view keeps its owner alive.
-    return Built(memoryview(plan), ranges, tuple(log.warnings), time.perf_counter() - started)
+    return Built(
+        memoryview(plan),
+        ranges,
+        tuple(log.warnings),
+        time.perf_counter() - started,
+        tuple(_layers(network)),
+    )
+
+
+def inspect_engine(trt: Any, plan: bytes, product: str) -> str:  # noqa: ANN401
+    """What TensorRT's inspector says of an engine's layers, as JSON; needs the GPU that the engine is for.
+
+    Raises:
+        CheckFailedError: the engine cannot be loaded.
+    """
+    log = _log(trt)
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # it was built here, a moment ago
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise CheckFailedError(
+            f"{product} cannot load what it built: {_build_error(log.errors, [])}"
+        )
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def architecture_names(trt: Any) -> tuple[str, ...]:  # noqa: ANN401
@@ -114,6 +160,34 @@ def _set_architectures(trt: Any, config: Any, architectures: Sequence[str]) -> N
     config.num_compute_capabilities = len(architectures)
     for index, name in enumerate(architectures):
         config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
+
+
+def _set_flags(trt: Any, config: Any, flags: BuildFlags) -> None:  # noqa: ANN401
+    if flags.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if flags.strip_weights:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        # Only the weights that it was built with will come back, so it may be optimised for those.
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    level = trt.HardwareCompatibilityLevel
+    if flags.hardware_compatibility == "ampere-plus":
+        config.hardware_compatibility_level = level.AMPERE_PLUS
+    elif flags.hardware_compatibility == "same-compute-capability":
+        config.hardware_compatibility_level = level.SAME_COMPUTE_CAPABILITY
+
+
+def _read_timing_cache(config: Any, path: Path, product: str) -> None:  # noqa: ANN401
+    """Of another GPU or TensorRT it would be ignored, or make the builder choose by foreign times."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise InputError(
+            f"{path} must be a timing cache of this GPU and this {product}, but is none. Try another file"
+            " with --timing-cache; one that does not exist is made"
+        )
 
 
 def _set_profile(
@@ -150,6 +224,18 @@ def _parser_errors(parser: Any) -> str:  # noqa: ANN401
     where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
     others = f" (and {count - 1} more)" if count > 1 else ""
     return f"{where}{_one_line(error.desc())}{others}"
+
+
+def _layers(network: Any) -> Iterator[LayerRecord]:  # noqa: ANN401
+    """Strongly typed: what a layer gives has the type that it computes in, and no builder changes that."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+        yield LayerRecord(
+            name=layer.name,
+            kind=layer.type.name,
+            precisions=tuple(tensor.dtype.name for tensor in outputs),
+        )
 
 
 def _layer_names(network: Any) -> list[str]:  # noqa: ANN401

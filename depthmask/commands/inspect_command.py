@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,30 +13,43 @@ from depthmask.commands.options import PathType, console, json_option, print_jso
 
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, GraphRecord
+    from depthmask.engine import LayerRecord
 
 
 @click.command()
 @click.argument("bundle", type=PathType(), required=False)
+@click.option("--layers", is_flag=True, help="List every layer of the engines, with its precision.")
 @json_option
-def command(bundle: Path | None, as_json: bool) -> None:
+def command(bundle: Path | None, layers: bool, as_json: bool) -> None:
     """Show what a bundle is: its chain, its graphs, and what exact rewrites did at each site.
 
-    Needs neither torch nor onnx; everything is in the bundle's manifest.
+    Needs neither torch nor onnx nor a GPU; everything is in the bundle.
 
     \b
     Example:
       dmx inspect lite-224-fp16
+      dmx inspect lite-224-fp16-tensorrt-rtx --layers
     """
     import msgspec
 
     from depthmask.bundle import open_bundle
+    from depthmask.engine import read_layers
+    from depthmask.errors import UsageError
 
     opened = open_bundle(bundle)
+    if layers and not opened.manifest.engines:
+        raise UsageError(
+            f"--layers lists those of engines, but {opened.path} has none. Try `dmx export --rebuild`"
+        )
+    listed = {one.file: read_layers(opened.path, one) for one in opened.manifest.engines}
     if as_json:
-        print_json({"path": str(opened.path), **msgspec.to_builtins(opened.manifest)})
+        document = {"path": str(opened.path), **msgspec.to_builtins(opened.manifest)}
+        print_json(document | {"layers": msgspec.to_builtins(listed)} if layers else document)
         return
     _print_summary(opened)
     print_engines(opened.manifest)
+    for file, records in listed.items():
+        _print_layers(file, records, each=layers)
     for graph in opened.manifest.graphs:
         _print_rewrites(graph)
 
@@ -77,6 +91,21 @@ def _print_summary(bundle: Bundle) -> None:
                 f"{graph.resolution}: {runtimes} on the CPU run {graph.unsigned.file} (uint8 activations),"
                 f" everything else {graph.file} (symmetric int8)"
             )
+
+
+def _print_layers(file: str, layers: tuple[LayerRecord, ...], *, each: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    counts = Counter(" ".join(layer.precisions) or "-" for layer in layers)
+    said = ", ".join(f"{count} {precision}" for precision, count in counts.most_common())
+    console.print(f"{file}: {len(layers)} layers before fusion, all on the GPU: {said}")
+    if not each:
+        return
+    table = Table("layer", "kind", "precision")
+    for layer in layers:
+        table.add_row(escape(layer.name), layer.kind, " ".join(layer.precisions))
+    console.print(table)
 
 
 def _print_rewrites(graph: GraphRecord) -> None:

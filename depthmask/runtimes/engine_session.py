@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from depthmask.engine import PRODUCTS, EngineHeader
 from depthmask.errors import InputError, UnavailableError, UsageError
 from depthmask.runtimes import StagedOutputs, Tensors
 from depthmask.runtimes.cuda import Buffer, Stream, drop_graph
+from depthmask.runtimes.kernel_cache import KernelCache
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -31,7 +33,9 @@ class EngineSession:
         trt: Any,  # noqa: ANN401
         plan: bytes,
         header: EngineHeader,
+        model: Path | None = None,
         *,
+        kernels: Path | None = None,
         use_cuda_graph: bool = True,
     ) -> None:
         """Take the GPU's memory for the largest shapes.
@@ -40,10 +44,13 @@ class EngineSession:
             trt: `tensorrt` or `tensorrt_rtx`.
             plan: the engine's bytes.
             header: what they are.
+            model: the ONNX, which a stripped engine has its weights from.
+            kernels: TensorRT-RTX only: where to keep what it compiles for the first run.
             use_cuda_graph: hand the GPU a whole run at once, from a shape's second run on.
 
         Raises:
             UnavailableError: TensorRT refuses the engine, or the memory is not there.
+            OutputError: `kernels` cannot be written.
         """
         self.name: str = header.flavour
         self._product = PRODUCTS[header.flavour]
@@ -57,10 +64,20 @@ class EngineSession:
         # The objects below need those above them for as long as they live.
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
+        if header.version_compatible:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise UnavailableError(f"{self._product} refuses {header.file}")
-        self._context = self._engine.create_execution_context()
+        if header.stripped:
+            self._refit(trt, model)
+        self._kernels: KernelCache | None = None
+        if kernels is None:
+            self._context = self._engine.create_execution_context()
+        else:
+            config = self._engine.create_runtime_config()
+            self._kernels = KernelCache(config, kernels)
+            self._context = self._engine.create_execution_context(config)
         if self._context is None:
             raise UnavailableError(
                 f"{self._product} cannot run {header.file}: the GPU's memory does not suffice"
@@ -77,6 +94,7 @@ class EngineSession:
             self._stream = Stream()
             self._allocate()
             self.run(self._best_inputs())  # so that the first frame is not the slow one
+            self._save_kernels()  # now too: not every program closes what it opened
         except BaseException:
             self.close()
             raise
@@ -126,14 +144,28 @@ class EngineSession:
         with self._lock:
             if self._stream is not None:
                 self._stream.wait()
+                self._save_kernels()
             self._drop_graph()
-            self._context = self._engine = self._runtime = None
+            self._context = self._kernels = self._engine = self._runtime = None
             for buffer in self._buffers.values():
                 buffer.free()
             self._buffers.clear()
             if self._stream is not None:
                 self._stream.close()
                 self._stream = None
+
+    def _refit(self, trt: Any, model: Path | None) -> None:  # noqa: ANN401
+        """Give a stripped engine the weights that it was built with."""
+        refitter = trt.Refitter(self._engine, self._logger)
+        parser = trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(model)) or not refitter.refit_cuda_engine():
+            raise UnavailableError(
+                f"{self._product} cannot give {self._header.file} the weights of {self._header.graph}"
+            )
+
+    def _save_kernels(self) -> None:
+        if self._kernels is not None:
+            self._kernels.save()
 
     def _set_inputs(self, inputs: Tensors) -> bool:
         """Into the buffers; gives whether the shapes are those of the last run."""

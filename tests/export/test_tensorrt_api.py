@@ -23,6 +23,7 @@ FILES = (
     "depthmask/tensorrt_module.py",
     "depthmask/doctor_probe.py",
     "depthmask/runtimes/engine_session.py",
+    "depthmask/runtimes/kernel_cache.py",
     "depthmask/runtimes/tensorrt_runtime.py",
     "depthmask/runtimes/tensorrt_rtx_runtime.py",
 )
@@ -33,6 +34,7 @@ PARAMETERS = {
     "network": "INetworkDefinition",
     "config": "IBuilderConfig",
     "parser": "OnnxParser",
+    "runtime_config": "IRuntimeConfig",
 }
 """What our functions are handed; a test finds what is missing here."""
 NOT_TENSORRT = {"severity"}
@@ -41,6 +43,8 @@ RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
     ("IBuilderConfig", "set_compute_capability"),
     ("IExecutionContext", "is_stream_capturable"),
+    ("IRuntimeConfig", "create_runtime_cache"),
+    ("IRuntimeConfig", "set_runtime_cache"),
 }
 """Used only where the flavour is tensorrt-rtx."""
 ALIASES = {"IParserError": "ParserError"}
