@@ -49,21 +49,23 @@ def probe(name: str) -> Answer:
             return _tensorrt()
         if name == "tensorrt-rtx":
             return _tensorrt_rtx()
-        return _run(name)
+        if name == "onnxruntime-tensorrt":
+            return _needs_gpu(name) or _run(name, "cuda")
+        return _run(name, "cpu")
     except (DepthmaskError, ImportError, OSError, RuntimeError) as error:
         return {"state": "broken", "detail": " ".join(str(error).split())}
 
 
-def _run(name: str) -> Answer:
+def _run(name: str, device: str) -> Answer:
     """The shipped bundle on one frame."""
     started = time.perf_counter()
-    with Pipeline.open(runtime=name, device="cpu", resolution=_SMALLEST) as pipeline:
+    with Pipeline.open(runtime=name, device=device, resolution=_SMALLEST) as pipeline:
         opened = time.perf_counter()
         prediction = pipeline(_FRAME_HW3)
     if not np.isfinite(prediction.depth_HW).all():
         return {"state": "broken", "detail": f"{_named(name)} gives values that are not finite"}
     ran_ms = 1000 * (time.perf_counter() - opened)
-    detail = f"{_named(name)}, ran the shipped bundle on the CPU"
+    detail = f"{_named(name)}, ran the shipped bundle on the {'CPU' if device == 'cpu' else 'GPU'}"
     detail += f" (opened in {opened - started:.1f} s, a frame in {ran_ms:.0f} ms)"
     if name == "onnxruntime":
         detail += f"; CUDA: {_onnxruntime_cuda()}"
@@ -80,13 +82,18 @@ def _onnxruntime_cuda() -> str:
 
 
 def _tensorrt() -> Answer:
-    if problem := cuda_problem():
-        return {
-            "state": "not there",
-            "detail": f"{_named('tensorrt')}, but {problem}",
-            "mend": "it needs an NVIDIA GPU: docs/gpu.md",
-        }
-    return _built("tensorrt", ())
+    return _needs_gpu("tensorrt") or _built("tensorrt", ())
+
+
+def _needs_gpu(name: str) -> Answer | None:
+    problem = cuda_problem()
+    if problem is None:
+        return None
+    return {
+        "state": "not there",
+        "detail": f"{_named(name)}, but {problem}",
+        "mend": "it needs an NVIDIA GPU: docs/gpu.md",
+    }
 
 
 def _tensorrt_rtx() -> Answer:

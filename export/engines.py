@@ -38,16 +38,13 @@ from depthmask.engine import (
 from depthmask.errors import CheckFailedError, UnavailableError, UsageError
 from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build, inspect_engine
 from depthmask.export.verify import verify_bundle
-from depthmask.frames import SMALLEST_SIDE_PX, Resolution
+from depthmask.frames import Resolution
 from depthmask.output_files import check_output
+from depthmask.profiles import LARGEST_BATCH, shape_range
 from depthmask.runtimes import for_precision, require
 from depthmask.tensorrt_module import import_tensorrt
 
 Progress = Callable[[str], None]
-
-LARGEST_FRAME = Resolution(2160, 3840)
-LARGEST_DYNAMIC = Resolution(1024, 1024)
-_USUAL_FRAME = Resolution(480, 640)
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +55,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """As `sm89`; TensorRT-RTX only, since TensorRT builds for the GPU that is here."""
     workspace_mib: int | None = None
     level: int = 3
-    largest_batch: int = 8
+    largest_batch: int = LARGEST_BATCH
     """Of a bundle whose batch is open."""
     largest: Resolution | None = None
-    """Of frames, or of a dynamic resolution; by default `LARGEST_FRAME` or `LARGEST_DYNAMIC`."""
+    """Of frames, or of a dynamic resolution; by default those of `depthmask.profiles`."""
     flags: BuildFlags = BuildFlags()
     """TensorRT only."""
 
@@ -217,7 +214,14 @@ def _build_engine(
     file = str(Path(graph.file).with_suffix(ENGINE_SUFFIX))
 
     def range_of(name: str, shape: tuple[int, ...]) -> ShapeRange:
-        return shape_range(manifest, graph, name, shape, options)
+        return shape_range(
+            manifest,
+            graph,
+            name,
+            shape,
+            largest=options.largest,
+            largest_batch=options.largest_batch,
+        )
 
     built = build(
         trt,
@@ -250,45 +254,6 @@ def _build_engine(
         size_bytes=built.plan.nbytes,
         build_s=round(built.build_s, 2),
         warnings=built.warnings,
-    )
-
-
-def shape_range(
-    manifest: Manifest,
-    graph: GraphRecord,
-    name: str,
-    shape: tuple[int, ...],
-    options: EngineOptions,
-) -> ShapeRange:
-    """The optimisation profile of an input whose open sides are -1.
-
-    Args:
-        manifest: the bundle's.
-        graph: whose input it is.
-        name: `frame` (N,H,W,3) or `image` (N,3,H,W).
-        shape: with -1 where it is open.
-        options: the largest batch and size.
-    """
-    if name == "frame":
-        smallest, best = (1, 1), _USUAL_FRAME
-        largest = options.largest or LARGEST_FRAME
-        best = Resolution(min(best.height, largest.height), min(best.width, largest.width))
-    else:
-        smallest, best = (SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), graph.resolution
-        largest = options.largest or LARGEST_DYNAMIC
-        largest = Resolution(max(best.height, largest.height), max(best.width, largest.width))
-    batch = options.largest_batch if manifest.dynamic_batch else 1
-
-    def sized(count: int, height: int, width: int) -> tuple[int, ...]:
-        sides = (count, height, width, 3) if name == "frame" else (count, 3, height, width)
-        return tuple(
-            wanted if fixed == -1 else fixed for wanted, fixed in zip(sides, shape, strict=True)
-        )
-
-    return ShapeRange(
-        sized(1, *smallest),
-        sized(1, best.height, best.width),
-        sized(batch, largest.height, largest.width),
     )
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "--runtimes",
     "runtimes",
     type=options.NAMES,
-    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch; by default the first two, where installed.",
+    help="onnxruntime, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx or torch; by default"
+    " onnxruntime and openvino, where installed.",
 )
 @click.option(
     "--precision",

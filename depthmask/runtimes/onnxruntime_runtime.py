@@ -13,6 +13,7 @@ from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.runtimes import StagedOutputs, Tensors
+from depthmask.runtimes.graph_assignment import RECORD_ENTRY, assignment, elsewhere, in_words
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PROVIDER_OPTIONS = {
@@ -20,15 +21,6 @@ _PROVIDER_OPTIONS = {
     # Left alone, CUDA rounds what it multiplies to TF32's 10 bits.
     "cuda": {"use_tf32": "0"},
 }
-# fmt: off
-_ON_THE_HOST = frozenset([
-    "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Gather", "Max", "Min", "Mul", "Range", "ReduceSum", "Relu", "Reshape", "Shape", "Slice",
-    "Squeeze", "Sub", "Unsqueeze", "Where"
-])
-# fmt: on
-"""CUDA has all of these, so one is on the CPU only where its inputs are: ONNX Runtime keeps there what it
-computes from a tensor's size alone, as our preprocessing does its resize weights."""
 _LOG_ERRORS_ONLY = 3
 
 
@@ -62,11 +54,27 @@ class OnnxRuntimeOnDevice:
     Calls from several threads wait for each other: they share one buffer for the input.
     """
 
-    name = "onnxruntime"
+    def __init__(
+        self,
+        ort: Any,  # noqa: ANN401
+        session: Any,  # noqa: ANN401
+        device: str,
+        name: str = "onnxruntime",
+        *,
+        elsewhere: str = "",
+    ) -> None:
+        """Keep a session.
 
-    def __init__(self, ort: Any, session: Any, device: str) -> None:  # noqa: ANN401
-        """`ort` is the package. A `device` of `cpu` works too, and is what tests can have anywhere."""
+        Args:
+            ort: the package.
+            session: of the device.
+            device: `cuda`; `cpu` works too, and is what tests can have anywhere.
+            name: of the runtime.
+            elsewhere: what others compute, in words, where that was allowed.
+        """
+        self.name = name
         self.device = device
+        self.elsewhere = elsewhere
         self._ort: Any = ort
         self._session: Any = session
         self._outputs = [output.name for output in session.get_outputs()]
@@ -129,8 +137,11 @@ def open_runtime(
     threads: int | None,
     *,
     spin: bool = True,
+    allow_fallback: bool = False,
 ) -> OnnxRuntime | OnnxRuntimeOnDevice:
     """Open a session on exactly the device asked for; `auto` is CUDA where it works, else the CPU.
+
+    With `allow_fallback`, the CPU may compute what CUDA cannot.
 
     Raises:
         UnavailableError: the device is not here, or cannot compute a part of the graph, with the reason.
@@ -148,7 +159,7 @@ def open_runtime(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device != "cpu":
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_session_config_entry(*RECORD_ENTRY)
     path = bundle.model_path_for("onnxruntime", device, resolution)
     try:
         session = ort.InferenceSession(
@@ -167,8 +178,13 @@ def open_runtime(
         )
     if device == "cpu":
         return OnnxRuntime(session)
-    _refuse_cpu_nodes(session, device)
-    return OnnxRuntimeOnDevice(ort, session, device)
+    strange = elsewhere(assignment(session), _PROVIDERS[device])
+    if strange and not allow_fallback:
+        raise UnavailableError(
+            f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators"
+            f" {in_words(strange)}. Try --device cpu, or --allow-fallback"
+        )
+    return OnnxRuntimeOnDevice(ort, session, device, elsewhere=in_words(strange))
 
 
 def session_options(ort: Any, threads: int | None) -> Any:  # noqa: ANN401
@@ -204,26 +220,6 @@ def _cuda_problem(providers: list[str]) -> str | None:
             " `pip install 'depthmask[gpu]'`"
         )
     return None
-
-
-def _refuse_cpu_nodes(session: Any, device: str) -> None:  # noqa: ANN401
-    """Whatever the device cannot compute ONNX Runtime gives to the CPU, without a word."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        raise UnavailableError(
-            f"--device {device} needs ONNX Runtime 1.24 or newer, which tells what runs where. Try"
-            " `pip install --upgrade onnxruntime-gpu`"
-        )
-    on_cpu = {
-        node.op_type
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == _PROVIDERS["cpu"]
-        for node in part.get_nodes()
-    }
-    if strange := sorted(on_cpu - _ON_THE_HOST):
-        raise UnavailableError(
-            f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators to the"
-            f" CPU: {', '.join(strange)}. Try --device cpu"
-        )
 
 
 def _refuse_both_wheels() -> None:

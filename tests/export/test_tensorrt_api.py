@@ -23,6 +23,7 @@ FILES = (
     "depthmask/tensorrt_module.py",
     "depthmask/doctor_probe.py",
     "depthmask/runtimes/engine_session.py",
+    "depthmask/runtimes/onnxruntime_tensorrt_runtime.py",
     "depthmask/runtimes/kernel_cache.py",
     "depthmask/runtimes/tensorrt_runtime.py",
     "depthmask/runtimes/tensorrt_rtx_runtime.py",
@@ -252,7 +253,7 @@ def test_a_new_use_of_what_a_version_lacks_is_found(line, absent):
 
 def test_every_parameter_that_may_be_tensorrts_is_known():
     _, _, parameters = read_all(load("11.4"))
-    other = {"stream", "graph", "device", "value"}
+    other = {"stream", "graph", "device", "value", "ort", "session"}
     assert parameters <= set(PARAMETERS) | NOT_TENSORRT | other
 
 
