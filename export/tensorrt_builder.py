@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from typing import Any
 from depthmask.engine import Compatibility, LayerRecord, ShapeRange
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.output_files import write_output
+from depthmask.tensorrt_module import collecting_log, one_line
 
 Progress = Callable[[str], None]
 RangeOf = Callable[[str, tuple[int, ...]], ShapeRange]
 """From an input's name and shape, -1 where it is open, to what the engine shall take."""
 
 _MIB = 1 << 20
-_LONGEST_MESSAGE = 400
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build(
         KeyboardInterrupt: the user pressed Ctrl-C.
     """
     started = time.perf_counter()
-    log = _log(trt)
+    log = collecting_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(
         1
@@ -134,7 +134,7 @@ def inspect_engine(trt: Any, plan: bytes, product: str) -> str:  # noqa: ANN401
     Raises:
         CheckFailedError: the engine cannot be loaded.
     """
-    log = _log(trt)
+    log = collecting_log(trt)
     runtime = trt.Runtime(log)
     runtime.engine_host_code_allowed = True  # it was built here, a moment ago
     engine = runtime.deserialize_cuda_engine(plan)
@@ -223,7 +223,7 @@ def _parser_errors(parser: Any) -> str:  # noqa: ANN401
     error = parser.get_error(0)
     where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
     others = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{where}{_one_line(error.desc())}{others}"
+    return f"{where}{one_line(error.desc())}{others}"
 
 
 def _layers(network: Any) -> Iterator[LayerRecord]:  # noqa: ANN401
@@ -250,35 +250,8 @@ def _build_error(errors: Sequence[str], names: Sequence[str]) -> str:
         # The longest name: one may be the beginning of another.
         for name in sorted(names, key=len, reverse=True):
             if name and name in error:
-                return f"node {name}: {_one_line(error)}"
-    return _one_line(errors[0]) if errors else "the builder gave no reason"
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
-
-
-def _log(trt: Any) -> Any:  # noqa: ANN401
-    """A logger that keeps warnings and errors, each once, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
-            kept: Mapping[Any, list[str]] = {
-                trt.ILogger.Severity.WARNING: self.warnings,
-                trt.ILogger.Severity.ERROR: self.errors,
-                trt.ILogger.Severity.INTERNAL_ERROR: self.errors,
-            }
-            lines = kept.get(severity)
-            if lines is not None and message not in lines:
-                lines.append(message)
-
-    return Log()
+                return f"node {name}: {one_line(error)}"
+    return one_line(errors[0]) if errors else "the builder gave no reason"
 
 
 def _monitor(trt: Any, progress: Progress, interrupted: threading.Event) -> Any:  # noqa: ANN401

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from depthmask.engine import PRODUCTS, EngineHeader
-from depthmask.errors import InputError, UnavailableError, UsageError
+from depthmask.errors import UnavailableError, UsageError
 from depthmask.runtimes import StagedOutputs, Tensors
 from depthmask.runtimes.cuda import Buffer, Stream, drop_graph
 from depthmask.runtimes.kernel_cache import KernelCache
+from depthmask.tensorrt_module import collecting_log, one_line
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -62,13 +64,13 @@ class EngineSession:
         self._buffers: dict[str, Buffer] = {}
         self._stream: Stream | None = None
         # The objects below need those above them for as long as they live.
-        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._logger = collecting_log(trt)
         self._runtime = trt.Runtime(self._logger)
         if header.version_compatible:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise UnavailableError(f"{self._product} refuses {header.file}")
+            raise self._refusal("refuses")
         if header.stripped:
             self._refit(trt, model)
         self._kernels: KernelCache | None = None
@@ -79,9 +81,7 @@ class EngineSession:
             self._kernels = KernelCache(config, kernels)
             self._context = self._engine.create_execution_context(config)
         if self._context is None:
-            raise UnavailableError(
-                f"{self._product} cannot run {header.file}: the GPU's memory does not suffice"
-            )
+            raise self._refusal("has no memory on this GPU for")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._dtypes = {
             name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names
@@ -142,26 +142,27 @@ class EngineSession:
     def close(self) -> None:
         """Give back the GPU's memory; again is harmless."""
         with self._lock:
-            if self._stream is not None:
-                self._stream.wait()
-                self._save_kernels()
-            self._drop_graph()
-            self._context = self._kernels = self._engine = self._runtime = None
-            for buffer in self._buffers.values():
-                buffer.free()
-            self._buffers.clear()
-            if self._stream is not None:
-                self._stream.close()
-                self._stream = None
+            stream, self._stream = self._stream, None
+            try:
+                if stream is not None:
+                    with suppress(UnavailableError):  # the run that broke the GPU has said so
+                        stream.wait()
+                    self._save_kernels()
+            finally:
+                self._drop_graph()
+                self._context = self._kernels = self._engine = self._runtime = None
+                for buffer in self._buffers.values():
+                    buffer.free()
+                self._buffers.clear()
+                if stream is not None:
+                    stream.close()
 
     def _refit(self, trt: Any, model: Path | None) -> None:  # noqa: ANN401
         """Give a stripped engine the weights that it was built with."""
         refitter = trt.Refitter(self._engine, self._logger)
         parser = trt.OnnxParserRefitter(refitter, self._logger)
         if not parser.refit_from_file(str(model)) or not refitter.refit_cuda_engine():
-            raise UnavailableError(
-                f"{self._product} cannot give {self._header.file} the weights of {self._header.graph}"
-            )
+            raise self._refusal(f"cannot give the weights of {self._header.graph} to")
 
     def _save_kernels(self) -> None:
         if self._kernels is not None:
@@ -185,8 +186,7 @@ class EngineSession:
             self._drop_graph()
             self._shapes = None
             for name, shape in zip(self._inputs, shapes, strict=True):
-                if not self._context.set_input_shape(name, shape):
-                    raise InputError(f"{self._product} does not take a {name} of {shape}")
+                self._set_shape(name, shape)
             self._shapes = shapes
         for name in self._inputs:
             value = inputs[name]
@@ -199,8 +199,10 @@ class EngineSession:
             stream.begin_capture()
             try:
                 self._enqueue(stream)
-            finally:
-                self._graph = stream.end_capture()
+            except BaseException:
+                stream.abort_capture()
+                raise
+            self._graph = stream.end_capture()
         if self._graph is not None:
             stream.launch(self._graph)
         else:
@@ -216,7 +218,17 @@ class EngineSession:
 
     def _enqueue(self, stream: Stream) -> None:
         if not self._context.execute_async_v3(int(stream.handle)):
-            raise UnavailableError(f"{self._product} failed to run {self._header.file}")
+            raise self._refusal("failed to run")
+
+    def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if not self._context.set_input_shape(name, shape):
+            raise self._refusal(f"does not take a {name} of {shape} for")
+
+    def _refusal(self, what: str) -> UnavailableError:
+        """With the last reason that TensorRT gave."""
+        errors = self._logger.errors
+        reason = f": {one_line(errors[-1])}" if errors else ""
+        return UnavailableError(f"{self._product} {what} {self._header.file}{reason}")
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -228,12 +240,13 @@ class EngineSession:
         for name in self._inputs:
             largest = self._header.inputs[name].largest
             self._buffers[name] = Buffer(self._size(name, largest))
-            self._context.set_input_shape(name, largest)
+            self._set_shape(name, largest)
         for name in self._outputs:
             shape = tuple(self._context.get_tensor_shape(name))
             self._buffers[name] = Buffer(self._size(name, shape))
         for name, buffer in self._buffers.items():
-            self._context.set_tensor_address(name, buffer.device)
+            if not self._context.set_tensor_address(name, buffer.device):
+                raise self._refusal(f"cannot use memory for the {name} of")
 
     def _best_inputs(self) -> Tensors:
         return {

@@ -420,12 +420,18 @@ def session(monkeypatch):
                 set_runtime_cache=lambda cache: cache is runtime_cache,
             ),
         )
-        logger = lambda severity: None  # noqa: E731
-        logger.ERROR = 1
+        severity = SimpleNamespace(WARNING=1, ERROR=2, INTERNAL_ERROR=3)
+
+        def load(log, plan):
+            if plan == b"plan":
+                return engine
+            log.log(severity.ERROR, "Serialization assertion\n  failed")
+            return None
+
         trt = SimpleNamespace(
-            Logger=logger,
+            ILogger=type("ILogger", (), {"Severity": severity}),
             Runtime=lambda log: SimpleNamespace(
-                deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None
+                deserialize_cuda_engine=lambda plan: load(log, plan)
             ),
             Refitter=lambda engine, log: SimpleNamespace(refit_cuda_engine=lambda: True),
             OnnxParserRefitter=lambda refitter, log: SimpleNamespace(
@@ -505,8 +511,29 @@ def test_memory_that_does_not_suffice_is_said_with_what_was_needed(session, monk
 
 
 def test_an_engine_that_tensorrt_refuses_is_unavailable(session):
-    with pytest.raises(UnavailableError, match=r"TensorRT-RTX refuses model\.engine"):
+    reason = r"TensorRT-RTX refuses model\.engine: Serialization assertion failed$"
+    with pytest.raises(UnavailableError, match=reason):
         session(plan=b"other")
+
+
+def test_a_capture_that_fails_leaves_no_graph_behind(session):
+    opened, cuda, context = session()
+    run, context.execute_async_v3 = context.execute_async_v3, lambda stream: False
+    with pytest.raises(UnavailableError, match=r"failed to run model\.engine"):
+        opened.run({"frame": frames(4, 6)})
+    assert (cuda.capturing, cuda.launches) == (None, 0)
+    context.execute_async_v3 = run
+    check(opened, frames(4, 6))
+    assert cuda.launches == 1
+
+
+def test_a_gpu_that_broke_is_closed_without_another_error(session, monkeypatch):
+    opened, cuda, _ = session()
+    monkeypatch.setattr(cuda, "cudaStreamSynchronize", lambda stream: (2,))
+    with pytest.raises(UnavailableError, match="CUDA failed"):
+        opened.run({"frame": frames(4, 6)})
+    opened.close()
+    assert (cuda.memory, cuda.streams) == ({}, 0)
 
 
 def test_a_stripped_engine_has_its_weights_from_the_onnx(session):
@@ -514,7 +541,7 @@ def test_a_stripped_engine_has_its_weights_from_the_onnx(session):
     opened, _, context = session(changes={"stripped": True}, model=model)
     assert context.refitted == [str(model)]
     check(opened, frames(4, 6))
-    with pytest.raises(UnavailableError, match=r"cannot give model\.engine the weights of"):
+    with pytest.raises(UnavailableError, match=r"cannot give the weights of model\.onnx to model"):
         session(changes={"stripped": True}, model=Path("no.onnx"))
     assert session(model=model)[2].refitted == []
 
