@@ -21,7 +21,7 @@ import numpy as np
 from depthmask.bundle import SHIPPED_BUNDLE, open_bundle
 from depthmask.devices import cuda_problem
 from depthmask.engine import PRODUCTS, Flavour, ShapeRange
-from depthmask.errors import DepthmaskError
+from depthmask.errors import DepthmaskError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
 from depthmask.runtimes import is_installed, package_of
@@ -50,7 +50,7 @@ def probe(name: str) -> Answer:
         if name == "tensorrt-rtx":
             return _tensorrt_rtx()
         if name == "onnxruntime-tensorrt":
-            return _needs_gpu(name) or _run(name, "cuda")
+            return _onnxruntime_tensorrt()
         return _run(name, "cpu")
     except (DepthmaskError, ImportError, OSError, RuntimeError) as error:
         return {"state": "broken", "detail": " ".join(str(error).split())}
@@ -81,19 +81,22 @@ def _onnxruntime_cuda() -> str:
     return "yes, ran the shipped bundle"
 
 
+def _onnxruntime_tensorrt() -> Answer:
+    """Two packages of the right versions and a GPU; what is missing is no fault of the machine's."""
+    try:
+        return _run("onnxruntime-tensorrt", "cuda")
+    except UnavailableError as error:
+        return {"state": "not there", "detail": str(error), "mend": "see there, and docs/gpu.md"}
+
+
 def _tensorrt() -> Answer:
-    return _needs_gpu("tensorrt") or _built("tensorrt", ())
-
-
-def _needs_gpu(name: str) -> Answer | None:
-    problem = cuda_problem()
-    if problem is None:
-        return None
-    return {
-        "state": "not there",
-        "detail": f"{_named(name)}, but {problem}",
-        "mend": "it needs an NVIDIA GPU: docs/gpu.md",
-    }
+    if problem := cuda_problem():
+        return {
+            "state": "not there",
+            "detail": f"{_named('tensorrt')}, but {problem}",
+            "mend": "it needs an NVIDIA GPU: docs/gpu.md",
+        }
+    return _built("tensorrt", ())
 
 
 def _tensorrt_rtx() -> Answer:

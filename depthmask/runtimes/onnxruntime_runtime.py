@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from depthmask.bundle import Bundle
@@ -13,7 +14,13 @@ from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.runtimes import StagedOutputs, Tensors
-from depthmask.runtimes.graph_assignment import RECORD_ENTRY, assignment, elsewhere, in_words
+from depthmask.runtimes.graph_assignment import (
+    RECORD_ENTRY,
+    AssignedNode,
+    assignment,
+    elsewhere,
+    in_words,
+)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PROVIDER_OPTIONS = {
@@ -61,7 +68,7 @@ class OnnxRuntimeOnDevice:
         device: str,
         name: str = "onnxruntime",
         *,
-        elsewhere: str = "",
+        nodes: Sequence[AssignedNode] = (),
     ) -> None:
         """Keep a session.
 
@@ -70,16 +77,22 @@ class OnnxRuntimeOnDevice:
             session: of the device.
             device: `cuda`; `cpu` works too, and is what tests can have anywhere.
             name: of the runtime.
-            elsewhere: what others compute, in words, where that was allowed.
+            nodes: of the graph, each with what computes it.
         """
         self.name = name
         self.device = device
-        self.elsewhere = elsewhere
+        self.nodes = tuple(nodes)
+        self._provider: str = session.get_providers()[0]
         self._ort: Any = ort
         self._session: Any = session
         self._outputs = [output.name for output in session.get_outputs()]
         self._inputs: dict[str, Any] = {}
         self._lock = threading.Lock()
+
+    @property
+    def elsewhere(self) -> str:
+        """What others than the device compute, in words; empty: nothing."""
+        return in_words(elsewhere(self.nodes, self._provider))
 
     def run(self, inputs: Tensors) -> Tensors:
         """Execute the graph once."""
@@ -178,13 +191,14 @@ def open_runtime(
         )
     if device == "cpu":
         return OnnxRuntime(session)
-    strange = elsewhere(assignment(session), _PROVIDERS[device])
+    nodes = assignment(session)
+    strange = elsewhere(nodes, _PROVIDERS[device])
     if strange and not allow_fallback:
         raise UnavailableError(
             f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators"
             f" {in_words(strange)}. Try --device cpu, or --allow-fallback"
         )
-    return OnnxRuntimeOnDevice(ort, session, device, elsewhere=in_words(strange))
+    return OnnxRuntimeOnDevice(ort, session, device, nodes=nodes)
 
 
 def session_options(ort: Any, threads: int | None) -> Any:  # noqa: ANN401

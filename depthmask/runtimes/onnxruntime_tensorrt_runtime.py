@@ -101,13 +101,14 @@ def open_runtime(
         raise UnavailableError(
             f"--runtime {NAME} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"
         )
-    strange = elsewhere(assignment(session), PROVIDER)
+    nodes = assignment(session)
+    strange = elsewhere(nodes, PROVIDER)
     if strange and not allow_fallback:
         raise UnavailableError(
             f"{NAME} must compute the whole graph, but ONNX Runtime gave these operators"
             f" {in_words(strange)}. Try --allow-fallback, or --runtime onnxruntime"
         )
-    opened = OnnxRuntimeOnDevice(ort, session, "cuda", NAME, elsewhere=in_words(strange))
+    opened = OnnxRuntimeOnDevice(ort, session, "cuda", NAME, nodes=nodes)
     opened.run(_usual_input(bundle, resolution))  # so that the first frame is not the slow one
     return opened
 

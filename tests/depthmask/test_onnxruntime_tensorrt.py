@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 
 from depthmask import Pipeline, runtimes
 from depthmask.bundle import Bundle, open_bundle
+from depthmask.devices import cuda_problem
 from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
 from depthmask.runtimes import onnxruntime_tensorrt_runtime as provider
@@ -193,6 +195,27 @@ def test_nodes_that_tensorrt_leaves_to_others_are_refused_by_name_or_said(
         assert np.isfinite(pipeline(frame_HW3).depth_HW).all()
         assert "to the CPU: " in pipeline.runtime.elsewhere
     assert asked["providers"][1:] == ["CUDAExecutionProvider"]
+
+
+def test_inspect_lists_what_computes_each_node(machine, tiny_bundle_path, dmx_inside):
+    machine(tiny_bundle_path)
+    arguments = ("inspect", tiny_bundle_path, "--placed-by", provider.NAME)
+    code, out, error = dmx_inside(*arguments, "--json")
+    assert code == 0, error
+    placed = json.loads(out)["placed"]
+    assert set(placed) == {"model.onnx", "model-32.onnx"}
+    assert {node["provider"] for node in placed["model.onnx"]} == {"CPUExecutionProvider"}
+    assert "Conv" in {node["op_type"] for node in placed["model.onnx"]}
+    code, out, _ = dmx_inside(*arguments)
+    assert f"{len(placed['model.onnx'])} by CPUExecutionProvider" in out
+
+
+def test_inspect_without_a_gpu_says_so(dmx_inside, tiny_bundle_path):
+    if cuda_problem() is None:
+        pytest.skip("this machine has a GPU")
+    code, _, error = dmx_inside("inspect", tiny_bundle_path, "--placed-by", "onnxruntime")
+    assert code == 4
+    assert "there is no NVIDIA driver" in error
 
 
 def test_a_fallback_is_onnxruntimes_alone(tiny_bundle_path):
