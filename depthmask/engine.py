@@ -9,6 +9,7 @@ says of it. The manifest holds the headers again, under its digest.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,7 +188,7 @@ def _loads(header: EngineHeader, version: str) -> bool:
     if not header.version_compatible:
         return header.version == version
     built, found = (
-        tuple(int(part) for part in text.split(".")) for text in (header.version, version)
+        [int(part) for part in re.findall(r"\d+", text)] for text in (header.version, version)
     )
     return built[0] == found[0] and built <= found
 

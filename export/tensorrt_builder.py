@@ -170,10 +170,16 @@ def _set_flags(trt: Any, config: Any, flags: BuildFlags) -> None:  # noqa: ANN40
         # Only the weights that it was built with will come back, so it may be optimised for those.
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     level = trt.HardwareCompatibilityLevel
-    if flags.hardware_compatibility == "ampere-plus":
-        config.hardware_compatibility_level = level.AMPERE_PLUS
-    elif flags.hardware_compatibility == "same-compute-capability":
-        config.hardware_compatibility_level = level.SAME_COMPUTE_CAPABILITY
+    try:
+        if flags.hardware_compatibility == "ampere-plus":
+            config.hardware_compatibility_level = level.AMPERE_PLUS
+        elif flags.hardware_compatibility == "same-compute-capability":
+            config.hardware_compatibility_level = level.SAME_COMPUTE_CAPABILITY
+    except AttributeError as error:  # of a TensorRT older than those that the tests know
+        raise UsageError(
+            f"--hardware-compatible {flags.hardware_compatibility} needs a newer TensorRT than"
+            f" {trt.__version__}"
+        ) from error
 
 
 def _read_timing_cache(config: Any, path: Path, product: str) -> None:  # noqa: ANN401

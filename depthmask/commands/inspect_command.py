@@ -110,7 +110,7 @@ def _print_layers(file: str, layers: tuple[LayerRecord, ...], *, each: bool) -> 
 
     counts = Counter(" ".join(layer.precisions) or "-" for layer in layers)
     said = ", ".join(f"{count} {precision}" for precision, count in counts.most_common())
-    console.print(f"{file}: {len(layers)} layers before fusion, all on the GPU: {said}")
+    console.print(f"{file}: {len(layers)} layers before fusion, on the GPU but for sizes: {said}")
     if not each:
         return
     table = Table("layer", "kind", "precision")

@@ -188,6 +188,7 @@ def test_the_command_says_why_in_one_line_and_exits_4(
         ({"version_compatible": True}, "10.9.0", "sm86", True),
         ({"version_compatible": True}, "10.8.9", "sm86", False),
         ({"version_compatible": True}, "11.4.0", "sm86", False),
+        ({"version_compatible": True}, "10.14.1.48.post1", "sm86", True),
         ({}, "10.14.1", "sm86", False),
         ({"hardware_compatibility": "ampere-plus"}, "10.9.0", "sm120", True),
         ({"hardware_compatibility": "ampere-plus"}, "10.9.0", "sm75", False),
@@ -604,6 +605,49 @@ def test_a_cuda_graph_gives_what_a_plain_run_gives(built, frame_HW3):
         found.append(outputs)
     for name in ("mask", "depth"):
         np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"timing_cache": "t.cache"},
+        {"hardware_compatibility": "ampere-plus"},
+        {"hardware_compatibility": "same-compute-capability"},
+        {"version_compatible": True},
+        {"strip_weights": True},
+    ],
+    ids=lambda flags: next(iter(flags)),
+)
+def test_an_engine_with_flags_agrees_with_pytorch_on_the_gpu(flags, tiny_bundle_path, tmp_path):
+    from depthmask.export.engines import EngineOptions, rebuild
+    from depthmask.export.tensorrt_builder import BuildFlags
+
+    pytest.importorskip("tensorrt", reason="needs the extra tensorrt")
+    folder = shutil.copytree(tiny_bundle_path, tmp_path / "b")
+    if "timing_cache" in flags:
+        flags = {"timing_cache": tmp_path / flags["timing_cache"]}
+    options = EngineOptions(flavour="tensorrt", flags=BuildFlags(**flags))
+    for _ in range(2):  # the second build reads the timing cache
+        bundle = rebuild(folder, options)
+        assert all(engine.verified for engine in bundle.manifest.engines)
+    if flags.get("strip_weights"):
+        plain = rebuild(folder, EngineOptions(flavour="tensorrt")).manifest.engines[0]
+        assert bundle.manifest.engines[0].size_bytes < plain.size_bytes
+
+
+@pytest.mark.gpu
+def test_the_second_start_finds_what_the_first_compiled(built, tmp_path, monkeypatch, frame_HW3):
+    if built.manifest.engines[0].flavour != "tensorrt-rtx":
+        pytest.skip("TensorRT compiles when it builds")
+    monkeypatch.setenv("DEPTHMASK_CACHE", str(tmp_path))
+    found = []
+    for _ in range(2):
+        with Pipeline.open(built.path) as pipeline:
+            pipeline(frame_HW3)
+        [file] = tmp_path.rglob("*.kernels")
+        found.append(file.stat().st_mtime_ns)
+    assert found[0] == found[1]  # nothing was left to compile
 
 
 @pytest.mark.gpu

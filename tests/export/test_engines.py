@@ -312,7 +312,7 @@ def test_inspect_tells_the_layers_and_their_precision_without_a_gpu(engine_bundl
     assert convolutions
     assert all(layer["precisions"] == ["HALF"] for layer in convolutions)
     code, out, _ = dmx_inside("inspect", engine_bundle.path)
-    assert f"model.engine: {len(layers)} layers before fusion, all on the GPU:" in out
+    assert f"model.engine: {len(layers)} layers before fusion, on the GPU but for sizes:" in out
     assert "CONVOLUTION" not in out
 
 

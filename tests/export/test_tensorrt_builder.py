@@ -252,6 +252,13 @@ def test_version_compatibility_comes_to_the_builder(tmp_path):
         build_relu(tmp_path, version_compatible=True)
 
 
+def test_a_compatibility_that_tensorrt_is_too_old_for_is_said():
+    old = SimpleNamespace(__version__="10.8.0", HardwareCompatibilityLevel=SimpleNamespace())
+    flags = BuildFlags(hardware_compatibility="same-compute-capability")
+    with pytest.raises(UsageError, match=r"needs a newer TensorRT than 10\.8\.0"):
+        tensorrt_builder._set_flags(old, SimpleNamespace(), flags)
+
+
 def test_stripping_sets_its_flags():
     set_flags = []
     config = SimpleNamespace(set_flag=set_flags.append)
