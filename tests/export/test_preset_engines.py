@@ -1,7 +1,7 @@
 """Every preset becomes an engine of TensorRT-RTX, in every precision, for one frame size and for many.
 
-Tracing the two presets of large networks takes the better part of a minute: all but one engine of theirs are
-in `make test-slow`.
+Tracing takes most of the time, of the two large presets the better part of a minute: these, and some
+of lite-relevance's engines, are in `make test-slow`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ PROFILES = {
     "dynamic": ShapeRange((1, 1, 1, 3), VGA, (1, 1080, 1920, 3)),
 }
 PRECISIONS = ("fp32", "fp16", "int8")
-LARGE = [
-    pytest.param(preset, precision, shapes, marks=[] if is_fast else pytest.mark.slow)
-    for preset in ("hu2019", "seed")
+FAST = {("lite-relevance", "fp16", "dynamic"), ("lite-relevance", "int8", "static")}
+CASES = [
+    pytest.param(
+        *case, marks=[] if preset == "lite" or case in FAST else pytest.mark.slow, id="-".join(case)
+    )
+    for preset in ("lite", "lite-relevance", "hu2019", "seed")
     for precision in PRECISIONS
     for shapes in PROFILES
-    for is_fast in [(preset, precision, shapes) == ("hu2019", "fp16", "dynamic")]
+    for case in [(preset, precision, shapes)]
 ]
 
 
@@ -77,10 +80,7 @@ def build_model(folder, model: ir.Model, shapes: str = "static") -> Built:
     )
 
 
-@pytest.mark.parametrize(
-    ("preset", "precision", "shapes"),
-    [(p, n, s) for p in ("lite", "lite-relevance") for n in PRECISIONS for s in PROFILES] + LARGE,
-)
+@pytest.mark.parametrize(("preset", "precision", "shapes"), CASES)
 def test_a_preset_is_built(preset, precision, shapes, tmp_path):
     built = build_model(tmp_path, in_precision(preset, precision), shapes)
     assert built.inputs["frame"] == PROFILES[shapes]
