@@ -73,7 +73,8 @@ def _run(name: str) -> Answer:
 def _onnxruntime_cuda() -> str:
     """Whether it truly runs there; what it was compiled with says nothing."""
     try:
-        Pipeline.open(runtime="onnxruntime", device="cuda", resolution=_SMALLEST).close()
+        with Pipeline.open(runtime="onnxruntime", device="cuda", resolution=_SMALLEST) as pipeline:
+            pipeline(_FRAME_HW3)
     except DepthmaskError as error:
         return f"no ({error})"
     return "yes, ran the shipped bundle"

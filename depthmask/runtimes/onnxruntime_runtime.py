@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import os
 import threading
 import time
@@ -146,7 +148,9 @@ def open_runtime(
     options = session_options(ort, threads)
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    missing = ""
     if device != "cpu":
+        missing = _load_cuda_libraries(ort)
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     path = bundle.model_path_for("onnxruntime", device, resolution)
@@ -164,6 +168,8 @@ def open_runtime(
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise UnavailableError(
             f"--device {device} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"
+            f"{f': {missing}. Try' if missing else '. If libraries are missing, try'} `pip install"
+            " 'onnxruntime-gpu[cuda,cudnn]'`"
         )
     if device == "cpu":
         return OnnxRuntime(session)
@@ -204,6 +210,20 @@ def _cuda_problem(providers: list[str]) -> str | None:
             " `pip install 'depthmask[gpu]'`"
         )
     return None
+
+
+def _load_cuda_libraries(ort: Any) -> str:  # noqa: ANN401
+    """Load CUDA and cuDNN, also from NVIDIA's Python packages, where ONNX Runtime does not look by itself.
+
+    Returns:
+        What it prints of those that it needs and did not find, in one line.
+    """
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ort.preload_dlls(msvc=False)
+    return "; ".join(line.strip() for line in printed.getvalue().splitlines() if line.strip())
 
 
 def _refuse_cpu_nodes(session: Any, device: str) -> None:  # noqa: ANN401
