@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, cast
 
-from depthmask.bundle import Bundle
+from depthmask.bundle import Bundle, Precision
 from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
@@ -31,7 +31,7 @@ _ON_THE_HOST = frozenset([
 # fmt: on
 """CUDA has all of these, so one is on the CPU only where its inputs are: ONNX Runtime keeps there what it
 computes from a tensor's size alone, as our preprocessing does its resize weights."""
-_LOG_ERRORS_ONLY = 3
+_LOG_ERRORS_ONLY, _LOG_FATAL_ONLY = 3, 4
 
 
 class OnnxRuntime:
@@ -139,7 +139,7 @@ def open_runtime(
         InputError: ONNX Runtime cannot load the graph.
     """
     ort = import_onnxruntime()
-    problem = _cuda_problem(ort.get_available_providers())
+    problem = _cuda_problem(ort.get_available_providers(), bundle.manifest.precision)
     if device == "cuda" and problem:
         raise UnavailableError(f"--device cuda was asked for, but {problem}")
     if device == "auto":
@@ -151,6 +151,8 @@ def open_runtime(
     missing = ""
     if device != "cpu":
         missing = _load_cuda_libraries(ort)
+        # cuDNN's every try at a convolution that it then computes in another way is an "error" there.
+        ort.set_default_logger_severity(_LOG_FATAL_ONLY)
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     path = bundle.model_path_for("onnxruntime", device, resolution)
@@ -200,8 +202,13 @@ def import_onnxruntime() -> Any:  # noqa: ANN401  (the package has no usable typ
     return onnxruntime
 
 
-def _cuda_problem(providers: list[str]) -> str | None:
+def _cuda_problem(providers: list[str], precision: Precision) -> str | None:
     """`providers` is what ONNX Runtime was compiled with; whether it works is the driver's to say."""
+    if precision == "int8":
+        return (
+            "ONNX Runtime computes int8 on the CPU only: on CUDA it would do so in float32, and a part of it"
+            " on the host. Try --device cpu, or on the GPU a bundle by --fp16, or --to tensorrt"
+        )
     if problem := cuda_problem():
         return problem
     if _PROVIDERS["cuda"] not in providers:
