@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-camera test-gpu lint types install clean release-weights bench-weights bench-peers
+.PHONY: demo test test-slow test-camera test-gpu bench-gpu lint types install clean release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -20,6 +20,25 @@ test-camera:  ## against the V4L2 camera that DEPTHMASK_CAMERA names; unplugs it
 
 test-gpu:  ## on a machine with an NVIDIA GPU, in the environment that is active (docs/gpu.md)
 	DEPTHMASK_REQUIRE_GPU=1 python -m pytest -m gpu
+
+# Into a folder of the GPU's name, in the environment that is active (docs/gpu.md).
+GPU_OUT ?= bench/results/$(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
+GPU_WORK ?= build/gpu
+GPU_BENCH := python -m depthmask bench --device cuda --overwrite
+GPU_EXPORT := python -m depthmask export --fp16 --overwrite
+bench-gpu:  ## on a machine with an NVIDIA GPU: latency of lite and of hu2019, as exported and rewritten
+	mkdir -p $(GPU_WORK) $(GPU_OUT)
+	$(GPU_EXPORT) --for gpu --resolution 64,128,224 --out $(GPU_WORK)/lite-fp16
+	$(GPU_EXPORT) --for gpu --dynamic-batch --out $(GPU_WORK)/lite-fp16-batch
+	$(GPU_EXPORT) --for gpu --preset hu2019 --init 0 --out $(GPU_WORK)/hu2019-fp16
+	$(GPU_EXPORT) --rewrite none --preset hu2019 --init 0 --out $(GPU_WORK)/hu2019-fp16-plain
+	$(GPU_BENCH) depthmask/data/lite-bundle $(GPU_WORK)/lite-fp16 --runtimes onnxruntime,torch \
+		--resolutions 64,128,224 --out $(GPU_OUT)/lite.json --report $(GPU_OUT)/lite.md
+	$(GPU_BENCH) $(GPU_WORK)/lite-fp16-batch --runtimes onnxruntime --batch 1,8 \
+		--out $(GPU_OUT)/lite-batch.json --report $(GPU_OUT)/lite-batch.md
+	$(GPU_BENCH) $(GPU_WORK)/hu2019-fp16-plain $(GPU_WORK)/hu2019-fp16 --runtimes onnxruntime --rounds 30 \
+		--seconds 6 --out $(GPU_OUT)/hu2019.json --report $(GPU_OUT)/hu2019.md
+	python -m depthmask compare $(GPU_OUT)/hu2019.json | tee $(GPU_OUT)/hu2019-compare.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from depthmask.bundle import SHIPPED_BUNDLE, open_bundle
-from depthmask.devices import cuda_problem
+from depthmask.devices import cuda_architecture, cuda_problem
 from depthmask.engine import PRODUCTS, Flavour, ShapeRange
 from depthmask.errors import DepthmaskError, UnavailableError
 from depthmask.frames import Resolution
@@ -75,7 +75,8 @@ def _run(name: str, device: str) -> Answer:
 def _onnxruntime_cuda() -> str:
     """Whether it truly runs there; what it was compiled with says nothing."""
     try:
-        Pipeline.open(runtime="onnxruntime", device="cuda", resolution=_SMALLEST).close()
+        with Pipeline.open(runtime="onnxruntime", device="cuda", resolution=_SMALLEST) as pipeline:
+            pipeline(_FRAME_HW3)
     except DepthmaskError as error:
         return f"no ({error})"
     return "yes, ran the shipped bundle"
@@ -100,11 +101,18 @@ def _tensorrt() -> Answer:
 
 
 def _tensorrt_rtx() -> Answer:
-    if problem := cuda_problem():
-        answer = _built("tensorrt-rtx", ("sm89",))
-        answer["detail"] += f"; it cannot run one: {problem}"
-        return answer
-    return _built("tensorrt-rtx", ())
+    problem = cuda_problem()
+    if problem is None:
+        from depthmask.export.tensorrt_builder import architecture_names
+        from depthmask.tensorrt_module import import_tensorrt
+
+        here = cuda_architecture()
+        if here in architecture_names(import_tensorrt("tensorrt-rtx")):
+            return _built("tensorrt-rtx", ())
+        problem = f"TensorRT-RTX has none for the GPU here, {here}"
+    answer = _built("tensorrt-rtx", ("sm89",))
+    answer["detail"] += f"; it cannot run one: {problem}"
+    return answer
 
 
 def _built(flavour: Flavour, architectures: tuple[str, ...]) -> Answer:
@@ -124,7 +132,7 @@ def _built(flavour: Flavour, architectures: tuple[str, ...]) -> Answer:
     )
     detail = f"{_named(flavour)}, built the shipped bundle's engine in {built.build_s:.1f} s"
     if architectures:
-        return {"state": "ok", "detail": f"{detail} without a GPU"}
+        return {"state": "ok", "detail": f"{detail} for {', '.join(architectures)}"}
     return _ran_engine(flavour, detail)
 
 

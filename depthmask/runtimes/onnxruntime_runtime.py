@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import os
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-from depthmask.bundle import Bundle
+from depthmask.bundle import Bundle, Precision
 from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
@@ -28,7 +30,7 @@ _PROVIDER_OPTIONS = {
     # Left alone, CUDA rounds what it multiplies to TF32's 10 bits.
     "cuda": {"use_tf32": "0"},
 }
-_LOG_ERRORS_ONLY = 3
+_LOG_ERRORS_ONLY, _LOG_FATAL_ONLY = 3, 4
 
 
 class OnnxRuntime:
@@ -161,7 +163,7 @@ def open_runtime(
         InputError: ONNX Runtime cannot load the graph.
     """
     ort = import_onnxruntime()
-    problem = _cuda_problem(ort.get_available_providers())
+    problem = _cuda_problem(ort.get_available_providers(), bundle.manifest.precision)
     if device == "cuda" and problem:
         raise UnavailableError(f"--device cuda was asked for, but {problem}")
     if device == "auto":
@@ -170,7 +172,11 @@ def open_runtime(
     options = session_options(ort, threads)
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    missing = ""
     if device != "cpu":
+        missing = load_cuda_libraries(ort)
+        # cuDNN's every try at a convolution that it then computes in another way is an "error" there.
+        ort.set_default_logger_severity(_LOG_FATAL_ONLY)
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
         options.add_session_config_entry(*RECORD_ENTRY)
     path = bundle.model_path_for("onnxruntime", device, resolution)
@@ -188,6 +194,8 @@ def open_runtime(
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise UnavailableError(
             f"--device {device} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"
+            f"{f': {missing}. Try' if missing else '. If libraries are missing, try'} `pip install"
+            " 'onnxruntime-gpu[cuda,cudnn]'`"
         )
     if device == "cpu":
         return OnnxRuntime(session)
@@ -224,8 +232,13 @@ def import_onnxruntime() -> Any:  # noqa: ANN401  (the package has no usable typ
     return onnxruntime
 
 
-def _cuda_problem(providers: list[str]) -> str | None:
+def _cuda_problem(providers: list[str], precision: Precision) -> str | None:
     """`providers` is what ONNX Runtime was compiled with; whether it works is the driver's to say."""
+    if precision == "int8":
+        return (
+            "ONNX Runtime computes int8 on the CPU only: on CUDA it would do so in float32, and a part of it"
+            " on the host. Try --device cpu, or on the GPU a bundle by --fp16, or --to tensorrt"
+        )
     if problem := cuda_problem():
         return problem
     if _PROVIDERS["cuda"] not in providers:
@@ -234,6 +247,20 @@ def _cuda_problem(providers: list[str]) -> str | None:
             " `pip install 'depthmask[gpu]'`"
         )
     return None
+
+
+def load_cuda_libraries(ort: Any) -> str:  # noqa: ANN401
+    """Load CUDA and cuDNN, also from NVIDIA's Python packages, where ONNX Runtime does not look by itself.
+
+    Returns:
+        What it prints of those that it needs and did not find, in one line.
+    """
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ort.preload_dlls(msvc=False)
+    return "; ".join(line.strip() for line in printed.getvalue().splitlines() if line.strip())
 
 
 def _refuse_both_wheels() -> None:

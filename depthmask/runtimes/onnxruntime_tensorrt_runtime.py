@@ -6,9 +6,7 @@ for the runtime `tensorrt`.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from depthmask.runtimes.graph_assignment import RECORD_ENTRY, assignment, elsewh
 from depthmask.runtimes.onnxruntime_runtime import (
     OnnxRuntimeOnDevice,
     import_onnxruntime,
+    load_cuda_libraries,
     session_options,
 )
 from depthmask.runtimes.provider_libraries import linked_libraries, missing_libraries, package_for
@@ -76,8 +75,7 @@ def open_runtime(
             " `pip install 'depthmask[gpu]'`"
         )
     trt = import_tensorrt("tensorrt")  # which loads its libraries, so that the provider finds them
-    with contextlib.redirect_stdout(io.StringIO()):  # what it does not find is said below
-        ort.preload_dlls(msvc=False)
+    load_cuda_libraries(ort)
     linked = linked_libraries(Path(ort.__file__).parent / "capi" / _LIBRARY)
     if missing := missing_libraries(linked):
         raise UnavailableError(

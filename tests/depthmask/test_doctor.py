@@ -265,3 +265,15 @@ def test_the_command_prints_a_line_for_each(dmx_inside, monkeypatch):
         "broken    c: bad. Try: mend it",
     ]
     assert "error: broken on this machine: c" in error
+
+
+def test_a_gpu_that_tensorrt_rtx_has_no_engines_for_is_not_a_broken_tensorrt_rtx(monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
+    monkeypatch.setattr(doctor_probe, "cuda_problem", lambda: None)
+    monkeypatch.setattr(doctor_probe, "cuda_architecture", lambda: "sm90")
+    answer = doctor_probe.probe("tensorrt-rtx")
+    assert answer["state"] == "ok"
+    assert (
+        "for sm89; it cannot run one: TensorRT-RTX has none for the GPU here, sm90"
+        in answer["detail"]
+    )

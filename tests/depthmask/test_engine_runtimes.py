@@ -15,8 +15,10 @@ import pytest
 from depthmask import runtimes
 from depthmask.bundle import Bundle, open_bundle, write_manifest
 from depthmask.cache import cache_folder
+from depthmask.devices import cuda_architecture
 from depthmask.engine import TRUST_VARIABLE, EngineHeader, Machine, ShapeRange, machine_mismatch
 from depthmask.errors import OutputError, UnavailableError, UsageError
+from depthmask.export.tensorrt_builder import architecture_names
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
 from depthmask.runtimes import tensorrt_runtime
@@ -397,6 +399,28 @@ class FakeContext:
         return True
 
 
+def tensorrt_with(engine, refitted=None):
+    """A module that has one engine, by the plan `plan`, and takes weights of any file without `no`."""
+    severity = SimpleNamespace(WARNING=1, ERROR=2, INTERNAL_ERROR=3)
+
+    def load(log, plan):
+        if plan == b"plan":
+            return engine
+        log.log(severity.ERROR, "Serialization assertion\n  failed")
+        return None
+
+    return SimpleNamespace(
+        ILogger=type("ILogger", (), {"Severity": severity}),
+        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: load(log, plan)),
+        Refitter=lambda engine, log: SimpleNamespace(refit_cuda_engine=lambda: True),
+        OnnxParserRefitter=lambda refitter, log: SimpleNamespace(
+            refit_from_file=lambda path: refitted.append(path) or "no" not in path
+        ),
+        TensorIOMode=SimpleNamespace(INPUT="in"),
+        nptype=np.dtype,
+    )
+
+
 @pytest.fixture
 def session(monkeypatch):
     pytest.importorskip("cuda.bindings.runtime", reason="needs the extra tensorrt-rtx")
@@ -421,28 +445,9 @@ def session(monkeypatch):
                 set_runtime_cache=lambda cache: cache is runtime_cache,
             ),
         )
-        severity = SimpleNamespace(WARNING=1, ERROR=2, INTERNAL_ERROR=3)
-
-        def load(log, plan):
-            if plan == b"plan":
-                return engine
-            log.log(severity.ERROR, "Serialization assertion\n  failed")
-            return None
-
-        trt = SimpleNamespace(
-            ILogger=type("ILogger", (), {"Severity": severity}),
-            Runtime=lambda log: SimpleNamespace(
-                deserialize_cuda_engine=lambda plan: load(log, plan)
-            ),
-            Refitter=lambda engine, log: SimpleNamespace(refit_cuda_engine=lambda: True),
-            OnnxParserRefitter=lambda refitter, log: SimpleNamespace(
-                refit_from_file=lambda path: context.refitted.append(path) or "no" not in path
-            ),
-            TensorIOMode=SimpleNamespace(INPUT="in"),
-            nptype=np.dtype,
-        )
         plan, changes = options.pop("plan", b"plan"), options.pop("changes", {})
         context.cache = runtime_cache
+        trt = tensorrt_with(engine, context.refitted)
         return EngineSession(trt, plan, header(**changes), **options), cuda, context
 
     return make
@@ -572,12 +577,93 @@ def test_the_parts_are_timed(session):
 # With a GPU.
 
 
+class CopyingContext:
+    """An engine on the GPU itself: copies the frame, by the stream, to `mask`, and that to `depth`."""
+
+    def __init__(self):
+        self.addresses, self.shape = {}, None
+
+    def set_input_shape(self, name, shape):
+        self.shape = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name):
+        return self.shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def is_stream_capturable(self, stream):
+        return True
+
+    def execute_async_v3(self, stream):
+        from cuda.bindings import runtime as cudart
+
+        count, kind = int(np.prod(self.shape)), cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        for source, target in (("frame", "mask"), ("mask", "depth")):
+            addresses = self.addresses[target], self.addresses[source]
+            if cudart.cudaMemcpyAsync(*addresses, count, kind, stream)[0] != 0:
+                return False
+        return True
+
+
+@pytest.fixture(params=[True, False], ids=["CUDA graph", "plain"])
+def session_on_gpu(request):
+    """An engine's session with real memory, stream, events and graph, on a stand-in for TensorRT."""
+    from depthmask.runtimes.engine_session import EngineSession
+
+    names = ["frame", "mask", "depth"]
+    engine = SimpleNamespace(
+        num_io_tensors=3,
+        get_tensor_name=lambda index: names[index],
+        get_tensor_dtype=lambda name: "uint8",
+        get_tensor_mode=lambda name: "in" if name == "frame" else "out",
+        create_execution_context=CopyingContext,
+    )
+    opened = EngineSession(tensorrt_with(engine), b"plan", header(), use_cuda_graph=request.param)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.gpu
+def test_frames_go_through_the_gpus_memory_and_come_back(session_on_gpu):
+    sizes = [(4, 6), (4, 6), (8, 8), (4, 6), (8, 8), (8, 8), (8, 8), (1, 1), (8, 8), (4, 6)]
+    for seed, size in enumerate(sizes):
+        frame = frames(*size, seed=seed)
+        found = session_on_gpu.run({"frame": frame})
+        np.testing.assert_array_equal(found["mask"], frame)
+        np.testing.assert_array_equal(found["depth"], frame)
+
+
+@pytest.mark.gpu
+def test_the_gpu_times_the_parts(session_on_gpu):
+    for _ in range(3):
+        staged = session_on_gpu.run_staged({"frame": frames(4, 6)})
+    parts_ms = (staged.copy_to_device_ms, staged.inference_ms, staged.copy_back_ms)
+    assert all(0 < part_ms < 100 for part_ms in parts_ms)
+
+
+@pytest.mark.gpu
+def test_nothing_of_the_gpus_memory_is_lost_over_many_frames(session_on_gpu):
+    from cuda.bindings import runtime as cudart
+
+    def free_after(count):
+        for index in range(count):
+            session_on_gpu.run({"frame": frames(8, 1 + index // 50 % 8)})
+        return cudart.cudaMemGetInfo()[1]
+
+    assert free_after(400) - free_after(10_000) < 1 << 20
+
+
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def built(request, tiny_chain, trace, tmp_path_factory):
     from depthmask.export import export_chain
 
     module = request.param.replace("-", "_")
-    pytest.importorskip(module, reason=f"needs the extra {request.param}")
+    trt = pytest.importorskip(module, reason=f"needs the extra {request.param}")
+    if request.param == "tensorrt-rtx" and cuda_architecture() not in architecture_names(trt):
+        pytest.skip(f"TensorRT-RTX has no engines for {cuda_architecture()}")
     folder = tmp_path_factory.mktemp(module) / "b"
     return export_chain(
         tiny_chain, folder, resolution=Resolution(64, 64), target=request.param, trace=trace

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_networks
 import torch
 
 from depthmask import Pipeline
+from depthmask.bundle import SHIPPED_BUNDLE, Bundle, open_bundle
+from depthmask.chain import MaskDepthChain
 from depthmask.errors import UnavailableError
+from depthmask.export import export_chain
+from depthmask.export.verify import verify_bundle
+from depthmask.frames import Resolution
 from depthmask.runtimes import StagedRuntime, onnxruntime_runtime, torch_runtime
 from depthmask.runtimes.onnxruntime_runtime import OnnxRuntimeOnDevice
 from depthmask.runtimes.torch_runtime import TorchOnCuda
+from depthmask.samples import SHIPPED_SAMPLES
 
 COPIES = {"copy_to_device", "copy_back"}
 STAGES = {"preprocess", "inference", "postprocess"} | COPIES
@@ -117,14 +126,14 @@ def nodes_of(*operators):
 def open_on_fake_cuda(monkeypatch, tiny_bundle_path):
     """Open a bundle where ONNX Runtime gives some operators to the CPU; tells the options it got."""
 
-    def open_with(on_cpu):
-        asked = {}
+    def open_with(on_cpu, opened="CUDAExecutionProvider"):
+        asked = {"loaded_before": False}
         parts = [
             SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=lambda: nodes_of("Conv")),
             SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes_of(*on_cpu)),
         ]
         session = SimpleNamespace(
-            get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+            get_providers=lambda: [opened, "CPUExecutionProvider"],
             get_outputs=list,
             get_provider_graph_assignment_info=lambda: parts,
         )
@@ -140,7 +149,13 @@ def open_on_fake_cuda(monkeypatch, tiny_bundle_path):
             def add_session_config_entry(self, name, value):
                 self.entries[name] = value
 
+        def preload_dlls(msvc):
+            asked["loaded_before"] = "providers" not in asked
+            print("Failed to load libcudnn.so.9: no such file")
+
         fake = SimpleNamespace(
+            set_default_logger_severity=lambda severity: None,
+            preload_dlls=preload_dlls,
             get_available_providers=lambda: ["CUDAExecutionProvider"],
             SessionOptions=Options,
             InferenceSession=make_session,
@@ -161,6 +176,29 @@ def test_what_is_computed_from_sizes_may_stay_on_the_host(open_on_fake_cuda):
     assert asked["enable_fallback"] == 0
 
 
+def test_libraries_in_nvidias_packages_are_loaded_before_a_session_opens(open_on_fake_cuda, capsys):
+    _, asked = open_on_fake_cuda([])
+    assert asked["loaded_before"]
+    assert capsys.readouterr().out == ""  # stdout is for results
+
+
+def test_a_missing_library_is_named_with_the_package_that_has_it(open_on_fake_cuda):
+    with pytest.raises(
+        UnavailableError, match=r"load libcudnn\.so\.9: .*onnxruntime-gpu\[cuda,cudnn\]"
+    ):
+        open_on_fake_cuda([], opened="CPUExecutionProvider")
+
+
+def test_int8_is_for_the_cpu_where_there_is_a_gpu_too(monkeypatch, tiny_bundle_path):
+    monkeypatch.setattr(onnxruntime_runtime, "cuda_problem", lambda: None)
+    tiny = open_bundle(tiny_bundle_path)
+    int8 = Bundle(tiny.path, msgspec.structs.replace(tiny.manifest, precision="int8"))
+    with pytest.raises(UnavailableError, match=r"int8 on the CPU only.*--fp16"):
+        onnxruntime_runtime.open_runtime(int8, Resolution(32, 32), "cuda", None)
+    opened = onnxruntime_runtime.open_runtime(int8, Resolution(32, 32), "auto", None)
+    assert opened.device == "cpu"
+
+
 def test_a_network_partly_on_the_cpu_is_refused(open_on_fake_cuda):
     with pytest.raises(UnavailableError, match="to the CPU: Conv, Resize"):
         open_on_fake_cuda(["Shape", "Resize", "Conv"])
@@ -179,6 +217,64 @@ def test_onnxruntime_on_a_real_gpu(tiny_bundle_path, size):
     np.testing.assert_allclose(found.depth_HW, expected.depth_HW, atol=1e-3)
     assert again.mask_HW.shape == (20, size[1])
     assert set(found.timings_ms) == STAGES
+
+
+@pytest.mark.gpu
+def test_the_shipped_bundle_agrees_with_pytorch_on_the_gpu():
+    report = verify_bundle(open_bundle(SHIPPED_BUNDLE), runtime="onnxruntime", device="cuda")
+    assert report, report.failures()
+
+
+@pytest.mark.gpu
+def test_lite_in_fp16_agrees_with_pytorch_on_the_gpu(tmp_path, dmx):
+    """The export verifies by itself on what `auto` takes, which is CUDA here; once more by its bundle."""
+    done = dmx("export", "--fp16", "--resolution", 64, "--out", "b", timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    assert "cudnn" not in done.stderr
+    report = verify_bundle(open_bundle(tmp_path / "b"), runtime="onnxruntime", device="cuda")
+    assert report, report.failures()
+
+
+@pytest.mark.gpu
+def test_memory_is_stable_over_many_frames_of_changing_size(tiny_bundle_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((60, 80), (33, 21), (90, 70))]
+    with Pipeline.open(tiny_bundle_path, "onnxruntime", "cuda") as pipeline:
+        for index in range(300):
+            pipeline(frames[index % 3])
+        before, _ = torch.cuda.mem_get_info()
+        for index in range(10_000):
+            pipeline(frames[index // 100 % 3])
+        after, _ = torch.cuda.mem_get_info()
+    assert before - after < 8 << 20
+
+
+@pytest.mark.gpu
+def test_threads_that_share_a_pipeline_get_their_own_maps(tiny_bundle_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (60 + i, 80, 3), np.uint8) for i in range(8)]
+    with Pipeline.open(tiny_bundle_path, "onnxruntime", "cuda") as pipeline:
+        expected = [pipeline(frame).depth_HW for frame in frames]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(pipeline, frames * 20))
+    for index, prediction in enumerate(found):
+        np.testing.assert_allclose(prediction.depth_HW, expected[index % 8], atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_an_operator_that_cuda_lacks_is_refused_on_the_gpu(tmp_path):
+    chain = MaskDepthChain(tiny_networks.TinyMask(), tiny_networks.DeterminantDepth()).eval()
+    with pytest.raises(UnavailableError, match="to the CPU: Det"):
+        export_chain(chain, tmp_path / "b", resolution=Resolution(32, 32))
+
+
+@pytest.mark.gpu
+def test_photographs_run_on_the_gpu(dmx, tmp_path):
+    photos = SHIPPED_SAMPLES / "photos"
+    done = dmx("run", "--source", photos, "--device", "cuda", "--out", "out", timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"{photo.stem}.depth.png" for photo in photos.glob("*.jpg")} <= names
 
 
 @pytest.mark.gpu

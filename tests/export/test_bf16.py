@@ -19,6 +19,9 @@ SMALL = Resolution(32, 48)
 NETWORKS = ("--mask", "tiny_networks:TinyMask", "--depth", "tiny_networks:TinyDepth", "--init", 0)
 
 
+pytest.importorskip("openvino", reason="needs the extra openvino")
+
+
 def bf16_problem():
     try:
         openvino_runtime.require_bf16()

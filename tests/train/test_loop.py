@@ -387,3 +387,27 @@ def test_metrics_pictures_and_the_best_checkpoint(assets, tmp_path):
     assert best["score"] == pytest.approx(max(scores))
     last = read_info(tmp_path / "checkpoint").training
     assert last["score"] == pytest.approx(scores[-1])
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_the_cpu_does(run, assets, tmp_path):
+    on_gpu = tiny_trained.train_tiny(
+        replace(CONFIG, precision="fp32"), assets, tmp_path / "run", device="cuda"
+    )
+    for expected, found in zip(log_of(run), log_of(on_gpu), strict=True):
+        assert found["loss_mask"] == pytest.approx(expected["loss_mask"], rel=0.05)
+        assert found["loss_depth"] == pytest.approx(expected["loss_depth"], rel=0.05)
+    load_checkpoint(on_gpu / "checkpoint", tiny_trained.chain().spec)
+
+
+@pytest.mark.gpu
+def test_resuming_on_a_gpu_goes_on_where_it_stopped(assets, tmp_path):
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    with pytest.raises(StoppedError):
+        tiny_trained.train_tiny(CONFIG, assets, stopped, device="cuda", report=stop_at(3))
+    for folder in (stopped, whole):
+        tiny_trained.train_tiny(CONFIG, assets, folder, device="cuda")
+    assert len(log_of(stopped)) == len(log_of(whole)) == 4
+    assert log_of(stopped)[-1]["loss_depth"] == pytest.approx(
+        log_of(whole)[-1]["loss_depth"], rel=0.02
+    )
