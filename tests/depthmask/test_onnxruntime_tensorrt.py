@@ -29,6 +29,24 @@ from depthmask.runtimes.onnxruntime_runtime import OnnxRuntimeOnDevice
 from depthmask.runtimes.provider_libraries import linked_libraries, missing_libraries, package_for
 
 SIZE = Resolution(48, 64)
+# Of onnxruntime-gpu 1.31.1: what stands in its libonnxruntime_providers_tensorrt.so.
+LIBRARIES_OF_1_31 = (
+    "libcublas.so.13",
+    "libcudart.so.13",
+    "libcudnn.so.9",
+    "libnvinfer.so.10",
+    "libnvinfer_plugin.so.10",
+    "libnvonnxparser.so.10",
+)
+OPTIONS_OF_1_31 = frozenset(
+    """trt_auxiliary_streams trt_bf16_enable trt_build_heuristics_enable trt_builder_optimization_level
+    trt_context_memory_sharing_enable trt_cuda_graph_enable trt_detailed_build_log trt_engine_cache_enable
+    trt_engine_cache_path trt_engine_cache_prefix trt_engine_hw_compatible trt_fp16_enable trt_int8_enable
+    trt_layer_norm_fp32_fallback trt_max_partition_iterations trt_max_workspace_size trt_min_subgraph_size
+    trt_op_types_to_exclude trt_profile_max_shapes trt_profile_min_shapes trt_profile_opt_shapes
+    trt_sparsity_enable trt_tactic_sources trt_timing_cache_enable trt_timing_cache_path
+    trt_weight_stripped_engine_enable""".split()  # noqa: SIM905  (a page long else)
+)
 
 
 def cpu_session(path, *entries):
@@ -75,10 +93,10 @@ def test_an_onnxruntime_that_does_not_tell_is_refused():
 
 def test_linked_libraries_are_read_and_the_missing_have_their_package(tmp_path):
     library = tmp_path / "provider.so"
-    names = (b"libnvinfer.so.10", b"libnvonnxparser.so.10", b"libcudart.so.13", b"libm.so.6")
+    names = [name.encode() for name in (*LIBRARIES_OF_1_31, "libm.so.6", "libcudnn.so")]
     library.write_bytes(b"\x7fELF\0" + b"\0".join((*names, names[0])) + b"\0")
     linked = linked_libraries(library)
-    assert linked == ("libcudart.so.13", "libnvinfer.so.10", "libnvonnxparser.so.10")
+    assert linked == LIBRARIES_OF_1_31
     assert linked_libraries(tmp_path / "none") == ()
     assert missing_libraries(("libm.so.6", "libnvinfer.so.1234")) == ("libnvinfer.so.1234",)
     assert package_for(("libnvonnxparser.so.10",), linked) == "'tensorrt-cu13==10.*'"
@@ -259,6 +277,12 @@ def test_engines_are_kept_apart_by_versions_architecture_graph_and_shapes(
     assert all(path.is_dir() for path in folders)
     assert folder(bundle) == folders[-1]
     assert folders[-1].parent.name == "sm89"
+
+
+def test_the_provider_knows_every_option_that_it_is_given(machine, tiny_bundle_path):
+    machine(tiny_bundle_path)
+    given = provider.provider_options(open_bundle(tiny_bundle_path), SIZE, "v")
+    assert given.keys() - {"device_id"} <= OPTIONS_OF_1_31
 
 
 def test_fixed_shapes_need_no_profile(machine, tiny_bundle_path):
