@@ -114,8 +114,8 @@ def open_runtime(
 def provider_options(bundle: Bundle, resolution: Resolution, versions: str) -> dict[str, str]:
     """What the provider is told: precision by the graph alone, its shapes, and where it keeps engines.
 
-    Without `trt_fp16_enable` and `trt_int8_enable` it builds a strongly typed network (since ONNX Runtime
-    1.18): an fp16 graph stays one, and int8 is what QuantizeLinear says.
+    Without `trt_fp16_enable` and `trt_int8_enable` it builds a strongly typed network (with TensorRT 9
+    and newer): an fp16 graph stays one, and int8 is what QuantizeLinear says.
     """
     found = _input_range(bundle, resolution)
     name = bundle.manifest.input
