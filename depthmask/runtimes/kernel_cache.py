@@ -32,8 +32,9 @@ class KernelCache:
         Raises:
             OutputError: the file cannot be written.
         """
-        content = bytes(self._cache.serialize())
-        if content != self._saved:
+        serialized = self._cache.serialize()
+        content = b"" if serialized is None else bytes(serialized)  # None: it has nothing to keep
+        if content and content != self._saved:
             write_output(self._path, content)
             self._saved = content
 

@@ -355,7 +355,7 @@ class FakeRuntimeCache:
     content = b""
 
     def serialize(self):
-        return self.content + b"kernel"
+        return None if self.content is None else self.content + b"kernel"
 
     def deserialize(self, content):
         if content != b"foreign":
@@ -565,6 +565,10 @@ def test_what_was_compiled_is_saved_at_once_and_when_it_grows(session, tmp_path)
     file.write_bytes(b"foreign")
     session(kernels=file)
     assert file.read_bytes() == b"kernel"
+    opened, _, context = session(kernels=file)
+    context.cache.content = None
+    opened.close()
+    assert file.read_bytes() == b"kernelkernel"
 
 
 def test_the_parts_are_timed(session):
