@@ -21,7 +21,7 @@ import numpy as np
 from depthmask.bundle import SHIPPED_BUNDLE, open_bundle
 from depthmask.devices import cuda_architecture, cuda_problem
 from depthmask.engine import PRODUCTS, Flavour, ShapeRange
-from depthmask.errors import DepthmaskError
+from depthmask.errors import DepthmaskError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
 from depthmask.runtimes import is_installed, package_of
@@ -49,21 +49,23 @@ def probe(name: str) -> Answer:
             return _tensorrt()
         if name == "tensorrt-rtx":
             return _tensorrt_rtx()
-        return _run(name)
+        if name == "onnxruntime-tensorrt":
+            return _onnxruntime_tensorrt()
+        return _run(name, "cpu")
     except (DepthmaskError, ImportError, OSError, RuntimeError) as error:
         return {"state": "broken", "detail": " ".join(str(error).split())}
 
 
-def _run(name: str) -> Answer:
+def _run(name: str, device: str) -> Answer:
     """The shipped bundle on one frame."""
     started = time.perf_counter()
-    with Pipeline.open(runtime=name, device="cpu", resolution=_SMALLEST) as pipeline:
+    with Pipeline.open(runtime=name, device=device, resolution=_SMALLEST) as pipeline:
         opened = time.perf_counter()
         prediction = pipeline(_FRAME_HW3)
     if not np.isfinite(prediction.depth_HW).all():
         return {"state": "broken", "detail": f"{_named(name)} gives values that are not finite"}
     ran_ms = 1000 * (time.perf_counter() - opened)
-    detail = f"{_named(name)}, ran the shipped bundle on the CPU"
+    detail = f"{_named(name)}, ran the shipped bundle on the {'CPU' if device == 'cpu' else 'GPU'}"
     detail += f" (opened in {opened - started:.1f} s, a frame in {ran_ms:.0f} ms)"
     if name == "onnxruntime":
         detail += f"; CUDA: {_onnxruntime_cuda()}"
@@ -78,6 +80,14 @@ def _onnxruntime_cuda() -> str:
     except DepthmaskError as error:
         return f"no ({error})"
     return "yes, ran the shipped bundle"
+
+
+def _onnxruntime_tensorrt() -> Answer:
+    """Two packages of the right versions and a GPU; what is missing is no fault of the machine's."""
+    try:
+        return _run("onnxruntime-tensorrt", "cuda")
+    except UnavailableError as error:
+        return {"state": "not there", "detail": str(error), "mend": "see there, and docs/gpu.md"}
 
 
 def _tensorrt() -> Answer:

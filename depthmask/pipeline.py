@@ -61,10 +61,12 @@ class Pipeline:
         resolution: Resolution | None = None,
         check_files: bool = True,
         spin: bool = True,
+        allow_fallback: bool = False,
     ) -> Pipeline:
         """Open a bundle (by default the shipped `lite`) on exactly the runtime and device asked for.
 
-        `spin` is off where the frames share the cores with their own reading, drawing and writing.
+        `spin` is off where the frames share the cores with their own reading, drawing and writing. With
+        `allow_fallback`, ONNX Runtime may give another device what the one asked for cannot compute.
 
         Raises:
             InputError: there is no such bundle, or it is damaged.
@@ -75,7 +77,13 @@ class Pipeline:
         bundle = open_bundle(path, check_files=check_files)
         chosen = bundle.graph(resolution).resolution
         opened = open_runtime(
-            bundle, chosen, runtime=runtime, device=device, threads=threads, spin=spin
+            bundle,
+            chosen,
+            runtime=runtime,
+            device=device,
+            threads=threads,
+            spin=spin,
+            allow_fallback=allow_fallback,
         )
         return cls(bundle, opened, chosen, 1000 * (time.perf_counter() - started))
 

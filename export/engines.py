@@ -26,23 +26,25 @@ from depthmask.devices import cuda_architecture, cuda_problem
 from depthmask.engine import (
     ENGINE_SUFFIX,
     HEADER_SUFFIX,
+    INSPECTOR_SUFFIX,
+    LAYERS_SUFFIX,
+    OWN_SUFFIXES,
     PRODUCTS,
     EngineHeader,
     Flavour,
     ShapeRange,
+    trusted,
 )
 from depthmask.errors import CheckFailedError, UnavailableError, UsageError
-from depthmask.export.tensorrt_builder import architecture_names, build
+from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build, inspect_engine
 from depthmask.export.verify import verify_bundle
-from depthmask.frames import SMALLEST_SIDE_PX, Resolution
+from depthmask.frames import Resolution
+from depthmask.output_files import check_output
+from depthmask.profiles import LARGEST_BATCH, shape_range
 from depthmask.runtimes import for_precision, require
 from depthmask.tensorrt_module import import_tensorrt
 
 Progress = Callable[[str], None]
-
-LARGEST_FRAME = Resolution(2160, 3840)
-LARGEST_DYNAMIC = Resolution(1024, 1024)
-_USUAL_FRAME = Resolution(480, 640)
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,17 +55,40 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """As `sm89`; TensorRT-RTX only, since TensorRT builds for the GPU that is here."""
     workspace_mib: int | None = None
     level: int = 3
-    largest_batch: int = 8
+    largest_batch: int = LARGEST_BATCH
     """Of a bundle whose batch is open."""
     largest: Resolution | None = None
-    """Of frames, or of a dynamic resolution; by default `LARGEST_FRAME` or `LARGEST_DYNAMIC`."""
+    """Of frames, or of a dynamic resolution; by default those of `depthmask.profiles`."""
+    flags: BuildFlags = BuildFlags()
+    """TensorRT only."""
 
     def __post_init__(self) -> None:
+        if self.flavour == "tensorrt-rtx" and self.flags != BuildFlags():
+            raise UsageError(f"TensorRT-RTX {_why_not(self.flags)}. Try --to tensorrt")
         if self.flavour == "tensorrt" and self.architectures:
             raise UsageError(
                 "TensorRT builds for the GPU of the machine that it runs on, but got --gpu"
                 f" {','.join(self.architectures)}. Try --to tensorrt-rtx, which builds for others"
             )
+
+
+def _why_not(flags: BuildFlags) -> str:
+    """Why TensorRT-RTX 1.7 has no use for what was asked for."""
+    if flags.timing_cache is not None:
+        return (
+            "times no kernels when it builds, so --timing-cache would do nothing (what it compiles when an"
+            " engine is first run is kept, without being asked)"
+        )
+    if flags.hardware_compatibility != "none":
+        return (
+            "has no --hardware-compatible: its engines are for every architecture that --gpu names"
+        )
+    if flags.version_compatible:
+        return (
+            "comes without the lean runtime that --version-compatible puts into an engine (its engines are"
+            " loaded by the version that built them)"
+        )
+    return "strips weights only on a GPU, so there is no --strip-weights"
 
 
 def prepare(options: EngineOptions, precision: Precision) -> tuple[Any, tuple[str, ...]]:
@@ -81,6 +106,8 @@ def prepare(options: EngineOptions, precision: Precision) -> tuple[Any, tuple[st
             f" {options.flavour}. Try --fp16"
         )
     require(options.flavour)
+    if options.flags.timing_cache is not None:
+        check_output(options.flags.timing_cache, overwrite=True)
     problem = cuda_problem()
     if options.flavour == "tensorrt":
         if problem is not None:
@@ -129,7 +156,8 @@ def build_engines(
     manifest = msgspec.structs.replace(manifest, engines=headers, files=record_files(folder))
     if cuda_problem() is None and cuda_architecture() in architectures:
         progress("verifying the engines on this GPU")
-        report = verify_bundle(Bundle(folder, manifest), runtime=options.flavour)
+        with trusted():
+            report = verify_bundle(Bundle(folder, manifest), runtime=options.flavour)
         if not report:
             raise CheckFailedError(
                 f"the engines must agree with {manifest.chain.original}, but"
@@ -137,6 +165,10 @@ def build_engines(
                 details=report.details(),
             )
         headers = tuple(msgspec.structs.replace(header, verified=True) for header in headers)
+        for header in headers:
+            path = folder / header.file
+            said = inspect_engine(trt, path.read_bytes(), PRODUCTS[options.flavour])
+            path.with_suffix(INSPECTOR_SUFFIX).write_text(said)
     for header in headers:
         document = msgspec.json.format(msgspec.json.encode(header), indent=2) + b"\n"
         (folder / header.file).with_suffix(HEADER_SUFFIX).write_bytes(document)
@@ -158,9 +190,7 @@ def rebuild(
     """
     bundle = open_bundle(path)
     trt, architectures = prepare(options, bundle.manifest.precision)
-    old = {MANIFEST_FILE} | {
-        name for name in bundle.manifest.files if name.endswith((ENGINE_SUFFIX, HEADER_SUFFIX))
-    }
+    old = {MANIFEST_FILE} | {name for name in bundle.manifest.files if name.endswith(OWN_SUFFIXES)}
     with new_folder(path, overwrite=True) as folder:
         for name in bundle.manifest.files:
             if name not in old:
@@ -184,7 +214,14 @@ def _build_engine(
     file = str(Path(graph.file).with_suffix(ENGINE_SUFFIX))
 
     def range_of(name: str, shape: tuple[int, ...]) -> ShapeRange:
-        return shape_range(manifest, graph, name, shape, options)
+        return shape_range(
+            manifest,
+            graph,
+            name,
+            shape,
+            largest=options.largest,
+            largest_batch=options.largest_batch,
+        )
 
     built = build(
         trt,
@@ -194,9 +231,11 @@ def _build_engine(
         architectures=architectures if options.flavour == "tensorrt-rtx" else (),
         workspace_mib=options.workspace_mib,
         level=options.level,
+        flags=options.flags,
         progress=lambda phase: progress(f"{product} at {graph.resolution}: {phase}"),
     )
     (folder / file).write_bytes(built.plan)
+    (folder / file).with_suffix(LAYERS_SUFFIX).write_bytes(msgspec.json.encode(built.layers))
     sources = [name for name in (graph.file, WEIGHTS_FILE) if (folder / name).exists()]
     return EngineHeader(
         file=file,
@@ -209,48 +248,12 @@ def _build_engine(
         inputs=built.inputs,
         workspace_mib=options.workspace_mib,
         builder_level=options.level,
+        hardware_compatibility=options.flags.hardware_compatibility,
+        version_compatible=options.flags.version_compatible,
+        stripped=options.flags.strip_weights,
         size_bytes=built.plan.nbytes,
         build_s=round(built.build_s, 2),
         warnings=built.warnings,
-    )
-
-
-def shape_range(
-    manifest: Manifest,
-    graph: GraphRecord,
-    name: str,
-    shape: tuple[int, ...],
-    options: EngineOptions,
-) -> ShapeRange:
-    """The optimisation profile of an input whose open sides are -1.
-
-    Args:
-        manifest: the bundle's.
-        graph: whose input it is.
-        name: `frame` (N,H,W,3) or `image` (N,3,H,W).
-        shape: with -1 where it is open.
-        options: the largest batch and size.
-    """
-    if name == "frame":
-        smallest, best = (1, 1), _USUAL_FRAME
-        largest = options.largest or LARGEST_FRAME
-        best = Resolution(min(best.height, largest.height), min(best.width, largest.width))
-    else:
-        smallest, best = (SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), graph.resolution
-        largest = options.largest or LARGEST_DYNAMIC
-        largest = Resolution(max(best.height, largest.height), max(best.width, largest.width))
-    batch = options.largest_batch if manifest.dynamic_batch else 1
-
-    def sized(count: int, height: int, width: int) -> tuple[int, ...]:
-        sides = (count, height, width, 3) if name == "frame" else (count, 3, height, width)
-        return tuple(
-            wanted if fixed == -1 else fixed for wanted, fixed in zip(sides, shape, strict=True)
-        )
-
-    return ShapeRange(
-        sized(1, *smallest),
-        sized(1, best.height, best.width),
-        sized(batch, largest.height, largest.width),
     )
 
 

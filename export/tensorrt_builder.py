@@ -10,21 +10,33 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthmask.engine import ShapeRange
+from depthmask.engine import Compatibility, LayerRecord, ShapeRange
 from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.output_files import write_output
+from depthmask.tensorrt_module import collecting_log, one_line
 
 Progress = Callable[[str], None]
 RangeOf = Callable[[str, tuple[int, ...]], ShapeRange]
 """From an input's name and shape, -1 where it is open, to what the engine shall take."""
 
 _MIB = 1 << 20
-_LONGEST_MESSAGE = 400
+
+
+@dataclass(frozen=True)
+class BuildFlags:
+    """What only TensorRT has; TensorRT-RTX ignores or refuses each."""
+
+    timing_cache: Path | None = None
+    """What earlier builds measured of kernels, and where to keep it; it need not exist."""
+    version_compatible: bool = False
+    hardware_compatibility: Compatibility = "none"
+    strip_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Built:
     inputs: dict[str, ShapeRange]
     warnings: tuple[str, ...]
     build_s: float
+    layers: tuple[LayerRecord, ...]
+    """Of the network, in the order of execution."""
 
 
 def build(
@@ -46,6 +60,7 @@ def build(
     architectures: Sequence[str] = (),
     workspace_mib: int | None = None,
     level: int = 3,
+    flags: BuildFlags = BuildFlags(),
     progress: Progress = lambda phase: None,
 ) -> Built:
     """Build an engine from an ONNX file.
@@ -58,16 +73,18 @@ def build(
         architectures: as `sm89`, TensorRT-RTX only; none for the GPU that is here.
         workspace_mib: the most scratch memory that a layer may take; None: what the GPU has.
         level: 0 to 5; higher builds longer and may run faster.
+        flags: TensorRT only.
         progress: told of each phase of the build; KeyboardInterrupt stops it at the next step.
 
     Raises:
-        InputError: the graph cannot be parsed, with the node.
+        InputError: the graph cannot be parsed, with the node; the timing cache is of another GPU.
+        OutputError: the timing cache cannot be written.
         CheckFailedError: it cannot be built, with the node where the builder tells.
         UsageError: `trt` does not know an architecture.
         KeyboardInterrupt: the user pressed Ctrl-C.
     """
     started = time.perf_counter()
-    log = _log(trt)
+    log = collecting_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(
         1
@@ -85,6 +102,9 @@ def build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
     if architectures:
         _set_architectures(trt, config, architectures)
+    _set_flags(trt, config, flags)
+    if flags.timing_cache is not None:
+        _read_timing_cache(config, flags.timing_cache, product)
     ranges = _set_profile(builder, network, config, range_of)
 
     with _interrupts_noted() as interrupted:
@@ -96,8 +116,34 @@ def build(
         raise CheckFailedError(
             f"{product} cannot build {model.name}: {_build_error(log.errors, _layer_names(network))}"
         )
+    if flags.timing_cache is not None:
+        write_output(flags.timing_cache, bytes(config.get_timing_cache().serialize()))
     # The memory is the plan's own, and a view keeps its owner alive.
-    return Built(memoryview(plan), ranges, tuple(log.warnings), time.perf_counter() - started)
+    return Built(
+        memoryview(plan),
+        ranges,
+        tuple(log.warnings),
+        time.perf_counter() - started,
+        tuple(_layers(network)),
+    )
+
+
+def inspect_engine(trt: Any, plan: bytes, product: str) -> str:  # noqa: ANN401
+    """What TensorRT's inspector says of an engine's layers, as JSON; needs the GPU that the engine is for.
+
+    Raises:
+        CheckFailedError: the engine cannot be loaded.
+    """
+    log = collecting_log(trt)
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # it was built here, a moment ago
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise CheckFailedError(
+            f"{product} cannot load what it built: {_build_error(log.errors, [])}"
+        )
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def architecture_names(trt: Any) -> tuple[str, ...]:  # noqa: ANN401
@@ -114,6 +160,40 @@ def _set_architectures(trt: Any, config: Any, architectures: Sequence[str]) -> N
     config.num_compute_capabilities = len(architectures)
     for index, name in enumerate(architectures):
         config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
+
+
+def _set_flags(trt: Any, config: Any, flags: BuildFlags) -> None:  # noqa: ANN401
+    if flags.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if flags.strip_weights:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        # Only the weights that it was built with will come back, so it may be optimised for those.
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    level = trt.HardwareCompatibilityLevel
+    try:
+        if flags.hardware_compatibility == "ampere-plus":
+            config.hardware_compatibility_level = level.AMPERE_PLUS
+        elif flags.hardware_compatibility == "same-compute-capability":
+            config.hardware_compatibility_level = level.SAME_COMPUTE_CAPABILITY
+    except AttributeError as error:  # of a TensorRT older than those that the tests know
+        raise UsageError(
+            f"--hardware-compatible {flags.hardware_compatibility} needs a newer TensorRT than"
+            f" {trt.__version__}"
+        ) from error
+
+
+def _read_timing_cache(config: Any, path: Path, product: str) -> None:  # noqa: ANN401
+    """Of another GPU or TensorRT it would be ignored, or make the builder choose by foreign times."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise InputError(
+            f"{path} must be a timing cache of this GPU and this {product}, but is none. Try another file"
+            " with --timing-cache; one that does not exist is made"
+        )
 
 
 def _set_profile(
@@ -149,7 +229,19 @@ def _parser_errors(parser: Any) -> str:  # noqa: ANN401
     error = parser.get_error(0)
     where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
     others = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{where}{_one_line(error.desc())}{others}"
+    return f"{where}{one_line(error.desc())}{others}"
+
+
+def _layers(network: Any) -> Iterator[LayerRecord]:  # noqa: ANN401
+    """Strongly typed: what a layer gives has the type that it computes in, and no builder changes that."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+        yield LayerRecord(
+            name=layer.name,
+            kind=layer.type.name,
+            precisions=tuple(tensor.dtype.name for tensor in outputs),
+        )
 
 
 def _layer_names(network: Any) -> list[str]:  # noqa: ANN401
@@ -164,35 +256,8 @@ def _build_error(errors: Sequence[str], names: Sequence[str]) -> str:
         # The longest name: one may be the beginning of another.
         for name in sorted(names, key=len, reverse=True):
             if name and name in error:
-                return f"node {name}: {_one_line(error)}"
-    return _one_line(errors[0]) if errors else "the builder gave no reason"
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
-
-
-def _log(trt: Any) -> Any:  # noqa: ANN401
-    """A logger that keeps warnings and errors, each once, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
-            kept: Mapping[Any, list[str]] = {
-                trt.ILogger.Severity.WARNING: self.warnings,
-                trt.ILogger.Severity.ERROR: self.errors,
-                trt.ILogger.Severity.INTERNAL_ERROR: self.errors,
-            }
-            lines = kept.get(severity)
-            if lines is not None and message not in lines:
-                lines.append(message)
-
-    return Log()
+                return f"node {name}: {one_line(error)}"
+    return one_line(errors[0]) if errors else "the builder gave no reason"
 
 
 def _monitor(trt: Any, progress: Progress, interrupted: threading.Event) -> Any:  # noqa: ANN401

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "--runtimes",
     "runtimes",
     type=options.NAMES,
-    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch; by default the first two, where installed.",
+    help="onnxruntime, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx or torch; by default"
+    " onnxruntime and openvino, where installed.",
 )
 @click.option(
     "--precision",
@@ -110,6 +111,13 @@ if TYPE_CHECKING:
     " row per cell); may be given several times.",
 )
 @click.option(
+    "--estimate",
+    "estimated",
+    type=options.NAMES,
+    help="Measure nothing: say what these GPUs would take at least, by their data sheets (orin-nano,"
+    " orin-nx, orin-agx, t4, l4, rtx4060, rtx4090, a100, h100 ..., or all).",
+)
+@click.option(
     "--against", type=options.PathType(), help="Compare with this result, as `dmx compare` does."
 )
 @compare_options.fail_if_option
@@ -136,6 +144,7 @@ def command(
     out: Path | None,
     plot: Path | None,
     reports: tuple[Path, ...],
+    estimated: tuple[str, ...] | None,
     against: Path | None,
     fail_if: tuple[tuple[Limit, float], ...],
     sweep: bool,
@@ -164,7 +173,18 @@ def command(
       dmx bench fp32/ int8/ --seconds 30 --rounds 30 --out both.json; dmx compare both.json
       dmx bench b/ --seconds 10 --against before.json --fail-if slower=3%
       dmx bench --sweep --target-ms 16 --data DATA --export fastest/
+      dmx bench fp16/ int8/ --estimate orin-nano,l4
     """
+    if frame_size is not None and len(frame_size) != 1:
+        raise click.UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
+    if estimated:
+        if out or plot or reports or against or sweep or data:
+            raise click.UsageError(
+                "--estimate must come without --out, --plot, --report, --against, --sweep and --data: it"
+                " measures nothing. --json prints every layer."
+            )
+        _estimate(bundles, estimated, resolutions, precisions, frame_size, as_json=as_json)
+        return
     if sweep:
         if out or plot or reports or against:
             raise click.UsageError(
@@ -200,8 +220,6 @@ def command(
     from depthmask.commands.bench_outputs import BenchOutputs
     from depthmask.errors import UsageError
 
-    if frame_size is not None and len(frame_size) != 1:
-        raise UsageError(f"--frame-size must be one size, but got {len(frame_size)}")
     if fail_if and against is None:
         raise UsageError("--fail-if must come with --against, but got it alone")
     outputs = BenchOutputs(out, plot, reports)
@@ -247,6 +265,40 @@ def command(
         shown_on = options.messages if as_json else options.console
         shown_on.print(compare_table.rich_table(comparison))
         check_limits(comparison, dict(fail_if))
+
+
+def _estimate(
+    bundles: tuple[Path, ...],
+    names: tuple[str, ...],
+    resolutions: tuple[Resolution, ...] | None,
+    precisions: tuple[Precision, ...] | None,
+    frame_size: tuple[Resolution, ...] | None,
+    *,
+    as_json: bool,
+) -> None:
+    import msgspec
+
+    from depthmask.bench.datasheets import DATASHEETS, datasheet
+    from depthmask.bench.estimate import estimate
+    from depthmask.bench.estimate_table import rich_estimates
+    from depthmask.bench.graph import DEFAULT_FRAME_SIZE
+    from depthmask.bundle import open_bundle
+
+    gpus = [datasheet(name) for name in (DATASHEETS if names == ("all",) else names)]
+    opened = [open_bundle(path) for path in bundles or (None,)]
+    found = [
+        estimate(
+            bundle, resolution, gpu, frame_size=frame_size[0] if frame_size else DEFAULT_FRAME_SIZE
+        )
+        for bundle in opened
+        if precisions is None or bundle.manifest.precision in precisions
+        for resolution in resolutions or bundle.manifest.resolutions
+        for gpu in gpus
+    ]
+    if as_json:
+        options.print_json({"estimates": msgspec.to_builtins(found)})
+    else:
+        options.console.print(rich_estimates(found))
 
 
 def _print(result: BenchResult, *, as_json: bool) -> None:

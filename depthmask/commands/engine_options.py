@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from depthmask.bundle import Manifest
+    from depthmask.engine import EngineHeader
     from depthmask.export.engines import EngineOptions
 
     Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,6 +47,27 @@ _OPTIONS = (
         help="How hard TensorRT looks for fast kernels.",
     ),
     click.option(
+        "--timing-cache",
+        type=PathType(),
+        metavar="FILE",
+        help="Times of kernels, read and kept for the next build on this GPU; tensorrt only.",
+    ),
+    click.option(
+        "--hardware-compatible",
+        type=click.Choice(["same-compute-capability", "ampere-plus"]),
+        help="Build for other GPUs too, of this architecture or of sm80 and newer; tensorrt only.",
+    ),
+    click.option(
+        "--version-compatible",
+        is_flag=True,
+        help="Let newer TensorRTs of the same major version load the engine; tensorrt only.",
+    ),
+    click.option(
+        "--strip-weights",
+        is_flag=True,
+        help="Leave the weights to the ONNX beside the engine, which gives them back; tensorrt only.",
+    ),
+    click.option(
         "--largest",
         metavar="HxW",
         help="The largest frame that an engine takes, or the largest dynamic resolution; 2160x3840 or"
@@ -65,7 +87,17 @@ _OPTIONS = (
         help="Build this bundle's engines again from the ONNX that it holds; needs no torch.",
     ),
 )
-_OF_ENGINES = ("gpu", "workspace_mib", "builder_level", "largest", "largest_batch")
+_OF_ENGINES = (
+    "gpu",
+    "workspace_mib",
+    "builder_level",
+    "timing_cache",
+    "hardware_compatible",
+    "version_compatible",
+    "strip_weights",
+    "largest",
+    "largest_batch",
+)
 
 
 def engine_options(command: Command) -> Command:
@@ -89,6 +121,7 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
             )
         return None
     from depthmask.export.engines import EngineOptions
+    from depthmask.export.tensorrt_builder import BuildFlags
 
     largest = options["largest"]
     return EngineOptions(
@@ -98,6 +131,12 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
         level=options["builder_level"],
         largest_batch=options["largest_batch"],
         largest=Resolution.parse(largest) if largest is not None else None,
+        flags=BuildFlags(
+            timing_cache=options["timing_cache"],
+            version_compatible=options["version_compatible"],
+            hardware_compatibility=options["hardware_compatible"] or "none",
+            strip_weights=options["strip_weights"],
+        ),
     )
 
 
@@ -130,10 +169,21 @@ def print_engines(manifest: Manifest) -> None:
         console.print(
             f"{header.file}: {PRODUCTS[header.flavour]} {header.version} for"
             f" {', '.join(header.architectures)}, {header.precision}, {header.size_bytes / 1e6:.1f} MB,"
-            f" built in {header.build_s:.1f} s, {checked}"
+            f" built in {header.build_s:.1f} s, {checked}{_flags(header)}"
         )
         for warning in header.warnings:
             console.print(f"  builder: {escape(' '.join(warning.split()))}")
+
+
+def _flags(header: EngineHeader) -> str:
+    said = {
+        "newer versions load it": header.version_compatible,
+        "sm80 and newer run it": header.hardware_compatibility == "ampere-plus",
+        "every GPU of its architecture runs it": header.hardware_compatibility
+        == "same-compute-capability",
+        "its weights are in the ONNX": header.stripped,
+    }
+    return "".join(f", {words}" for words, is_so in said.items() if is_so)
 
 
 def _given(context: click.Context) -> set[str]:

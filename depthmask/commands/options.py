@@ -105,7 +105,7 @@ runtime_option = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="onnxruntime, openvino, tensorrt, tensorrt-rtx or torch.",
+    help="onnxruntime, onnxruntime-tensorrt, openvino, tensorrt, tensorrt-rtx or torch.",
 )
 device_option = click.option(
     "--device",

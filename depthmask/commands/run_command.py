@@ -46,6 +46,11 @@ _REFRESHES_PER_S = 2
 @overwrite_option
 @runtime_option
 @device_option
+@click.option(
+    "--allow-fallback",
+    is_flag=True,
+    help="Let ONNX Runtime give another device what the one asked for cannot compute, and say so.",
+)
 @threads_option
 @resolutions_option
 @map_options.map_options
@@ -61,6 +66,7 @@ def command(
     overwrite: bool,
     runtime: str,
     device: str,
+    allow_fallback: bool,
     threads: int | None,
     resolutions: tuple[Resolution, ...] | None,
     smooth_ms: float | None,
@@ -107,8 +113,16 @@ def command(
         map_options.check_map_options(opened, smooth_ms, skip_identical=skip_identical)
         with messages.status("opening the bundle"):
             pipeline = Pipeline.open(
-                bundle, runtime, device, threads, resolution=resolution, spin=False
+                bundle,
+                runtime,
+                device,
+                threads,
+                resolution=resolution,
+                spin=False,
+                allow_fallback=allow_fallback,
             )
+        if elsewhere := getattr(pipeline.runtime, "elsewhere", ""):
+            _remark(f"a fallback was allowed: ONNX Runtime gave these operators {elsewhere}")
         with pipeline:
             chain = pipeline.manifest.chain
             sink = run_outputs.make_sink(chain, opened, output, overwrite=overwrite)

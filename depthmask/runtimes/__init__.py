@@ -71,12 +71,15 @@ class _Entry:
     reads: Reads = "graph"
     cannot: tuple[Precision, ...] = ()
     """Precisions of graphs that it does not compute in."""
+    is_asked_for: bool = False
+    """Whether it runs only where it is named: never by `auto`, nor where all runtimes are compared."""
 
 
 # In the order in which `auto` tries those that read the graph; a bundle with engines is for what built
 # them, and torch must be asked for by name.
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "cpu", cannot=("bf16",)),
+    "onnxruntime-tensorrt": _Entry("tensorrt", "tensorrt", cannot=("bf16",), is_asked_for=True),
     "openvino": _Entry("openvino", "openvino"),
     "tensorrt": _Entry("tensorrt", "tensorrt", "engine", ("bf16",)),
     "tensorrt-rtx": _Entry("tensorrt_rtx", "tensorrt-rtx", "engine", ("bf16",)),
@@ -91,11 +94,12 @@ def names() -> tuple[str, ...]:
 
 
 def installed(reads: Reads | None = None) -> tuple[str, ...]:
-    """Those whose package can be imported here; of one kind, or all."""
+    """Those whose package can be imported here; all, or of one kind those that need not be named."""
     return tuple(
         name
         for name, entry in _RUNTIMES.items()
-        if reads in (None, entry.reads) and is_installed(name)
+        if (reads is None or (reads == entry.reads and not entry.is_asked_for))
+        and is_installed(name)
     )
 
 
@@ -158,7 +162,11 @@ def choose(bundle: Bundle, runtime: str) -> str:
     if bundle.manifest.engines:
         return bundle.manifest.engines[0].flavour
     able = for_precision(bundle.manifest.precision)
-    candidates = [name for name in able if _RUNTIMES[name].reads == "graph"]
+    candidates = [
+        name
+        for name in able
+        if _RUNTIMES[name].reads == "graph" and not _RUNTIMES[name].is_asked_for
+    ]
     for name in candidates:
         if is_installed(name):
             return name
@@ -176,14 +184,16 @@ def open_runtime(
     device: str = "auto",
     threads: int | None = None,
     spin: bool = True,
+    allow_fallback: bool = False,
 ) -> Runtime:
     """Open a bundle's graph on the runtime (see `choose`) and device asked for, and on no other.
 
     Without `spin`, ONNX Runtime's threads do not wait awake for each other: a little slower alone, a
     fifth faster beside other work that wants the same cores. (Other runtimes have no such setting.)
+    With `allow_fallback`, what ONNX Runtime's provider cannot compute another does; the opened runtime tells.
 
     Raises:
-        UsageError: there is no runtime or device of that name.
+        UsageError: there is no runtime or device of that name; it knows no fallback.
         UnavailableError: the package or the device is not here, with the reason.
     """
     if device not in DEVICES:
@@ -197,8 +207,14 @@ def open_runtime(
             f" --runtime {able[0]}, or a bundle in fp32"
         )
     module: Any = importlib.import_module(f"depthmask.runtimes.{runtime.replace('-', '_')}_runtime")
-    awake = {} if spin or runtime != "onnxruntime" else {"spin": False}
-    opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **awake)
+    settings = {} if spin or runtime != "onnxruntime" else {"spin": False}
+    if allow_fallback:
+        if not runtime.startswith("onnxruntime"):
+            raise UsageError(
+                f"a fallback is ONNX Runtime's: {runtime} runs the whole graph or nothing of it. Try without"
+            )
+        settings["allow_fallback"] = True
+    opened: Runtime = module.open_runtime(bundle, resolution, device, threads, **settings)
     return opened
 
 

@@ -102,6 +102,13 @@ class Stream:
         finally:
             cudart.cudaGraphDestroy(graph)
 
+    def abort_capture(self) -> None:
+        """Forget what was noted, where noting it failed."""
+        # What it gives then is an error, or a graph that lacks something.
+        _, graph = cudart.cudaStreamEndCapture(self.handle)
+        if graph is not None:
+            cudart.cudaGraphDestroy(graph)
+
     def launch(self, graph: Any) -> None:  # noqa: ANN401
         """Do what was noted."""
         checked(cudart.cudaGraphLaunch(graph, self.handle))

@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from depthmask.engine import PRODUCTS, EngineHeader
-from depthmask.errors import InputError, UnavailableError, UsageError
+from depthmask.errors import UnavailableError, UsageError
 from depthmask.runtimes import StagedOutputs, Tensors
 from depthmask.runtimes.cuda import Buffer, Stream, drop_graph
+from depthmask.runtimes.kernel_cache import KernelCache
+from depthmask.tensorrt_module import collecting_log, one_line
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -31,7 +35,9 @@ class EngineSession:
         trt: Any,  # noqa: ANN401
         plan: bytes,
         header: EngineHeader,
+        model: Path | None = None,
         *,
+        kernels: Path | None = None,
         use_cuda_graph: bool = True,
     ) -> None:
         """Take the GPU's memory for the largest shapes.
@@ -40,10 +46,13 @@ class EngineSession:
             trt: `tensorrt` or `tensorrt_rtx`.
             plan: the engine's bytes.
             header: what they are.
+            model: the ONNX, which a stripped engine has its weights from.
+            kernels: TensorRT-RTX only: where to keep what it compiles for the first run.
             use_cuda_graph: hand the GPU a whole run at once, from a shape's second run on.
 
         Raises:
             UnavailableError: TensorRT refuses the engine, or the memory is not there.
+            OutputError: `kernels` cannot be written.
         """
         self.name: str = header.flavour
         self._product = PRODUCTS[header.flavour]
@@ -55,16 +64,24 @@ class EngineSession:
         self._buffers: dict[str, Buffer] = {}
         self._stream: Stream | None = None
         # The objects below need those above them for as long as they live.
-        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._logger = collecting_log(trt)
         self._runtime = trt.Runtime(self._logger)
+        if header.version_compatible:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise UnavailableError(f"{self._product} refuses {header.file}")
-        self._context = self._engine.create_execution_context()
+            raise self._refusal("refuses")
+        if header.stripped:
+            self._refit(trt, model)
+        self._kernels: KernelCache | None = None
+        if kernels is None:
+            self._context = self._engine.create_execution_context()
+        else:
+            config = self._engine.create_runtime_config()
+            self._kernels = KernelCache(config, kernels)
+            self._context = self._engine.create_execution_context(config)
         if self._context is None:
-            raise UnavailableError(
-                f"{self._product} cannot run {header.file}: the GPU's memory does not suffice"
-            )
+            raise self._refusal("has no memory on this GPU for")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._dtypes = {
             name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names
@@ -77,6 +94,7 @@ class EngineSession:
             self._stream = Stream()
             self._allocate()
             self.run(self._best_inputs())  # so that the first frame is not the slow one
+            self._save_kernels()  # now too: not every program closes what it opened
         except BaseException:
             self.close()
             raise
@@ -124,16 +142,31 @@ class EngineSession:
     def close(self) -> None:
         """Give back the GPU's memory; again is harmless."""
         with self._lock:
-            if self._stream is not None:
-                self._stream.wait()
-            self._drop_graph()
-            self._context = self._engine = self._runtime = None
-            for buffer in self._buffers.values():
-                buffer.free()
-            self._buffers.clear()
-            if self._stream is not None:
-                self._stream.close()
-                self._stream = None
+            stream, self._stream = self._stream, None
+            try:
+                if stream is not None:
+                    with suppress(UnavailableError):  # the run that broke the GPU has said so
+                        stream.wait()
+                    self._save_kernels()
+            finally:
+                self._drop_graph()
+                self._context = self._kernels = self._engine = self._runtime = None
+                for buffer in self._buffers.values():
+                    buffer.free()
+                self._buffers.clear()
+                if stream is not None:
+                    stream.close()
+
+    def _refit(self, trt: Any, model: Path | None) -> None:  # noqa: ANN401
+        """Give a stripped engine the weights that it was built with."""
+        refitter = trt.Refitter(self._engine, self._logger)
+        parser = trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(model)) or not refitter.refit_cuda_engine():
+            raise self._refusal(f"cannot give the weights of {self._header.graph} to")
+
+    def _save_kernels(self) -> None:
+        if self._kernels is not None:
+            self._kernels.save()
 
     def _set_inputs(self, inputs: Tensors) -> bool:
         """Into the buffers; gives whether the shapes are those of the last run."""
@@ -153,8 +186,7 @@ class EngineSession:
             self._drop_graph()
             self._shapes = None
             for name, shape in zip(self._inputs, shapes, strict=True):
-                if not self._context.set_input_shape(name, shape):
-                    raise InputError(f"{self._product} does not take a {name} of {shape}")
+                self._set_shape(name, shape)
             self._shapes = shapes
         for name in self._inputs:
             value = inputs[name]
@@ -167,8 +199,10 @@ class EngineSession:
             stream.begin_capture()
             try:
                 self._enqueue(stream)
-            finally:
-                self._graph = stream.end_capture()
+            except BaseException:
+                stream.abort_capture()
+                raise
+            self._graph = stream.end_capture()
         if self._graph is not None:
             stream.launch(self._graph)
         else:
@@ -184,7 +218,17 @@ class EngineSession:
 
     def _enqueue(self, stream: Stream) -> None:
         if not self._context.execute_async_v3(int(stream.handle)):
-            raise UnavailableError(f"{self._product} failed to run {self._header.file}")
+            raise self._refusal("failed to run")
+
+    def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if not self._context.set_input_shape(name, shape):
+            raise self._refusal(f"does not take a {name} of {shape} for")
+
+    def _refusal(self, what: str) -> UnavailableError:
+        """With the last reason that TensorRT gave."""
+        errors = self._logger.errors
+        reason = f": {one_line(errors[-1])}" if errors else ""
+        return UnavailableError(f"{self._product} {what} {self._header.file}{reason}")
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -196,12 +240,13 @@ class EngineSession:
         for name in self._inputs:
             largest = self._header.inputs[name].largest
             self._buffers[name] = Buffer(self._size(name, largest))
-            self._context.set_input_shape(name, largest)
+            self._set_shape(name, largest)
         for name in self._outputs:
             shape = tuple(self._context.get_tensor_shape(name))
             self._buffers[name] = Buffer(self._size(name, shape))
         for name, buffer in self._buffers.items():
-            self._context.set_tensor_address(name, buffer.device)
+            if not self._context.set_tensor_address(name, buffer.device):
+                raise self._refusal(f"cannot use memory for the {name} of")
 
     def _best_inputs(self) -> Tensors:
         return {

@@ -8,6 +8,7 @@ import io
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from depthmask.bundle import Bundle, Precision
@@ -15,6 +16,13 @@ from depthmask.devices import cuda_problem
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.runtimes import StagedOutputs, Tensors
+from depthmask.runtimes.graph_assignment import (
+    RECORD_ENTRY,
+    AssignedNode,
+    assignment,
+    elsewhere,
+    in_words,
+)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PROVIDER_OPTIONS = {
@@ -22,15 +30,6 @@ _PROVIDER_OPTIONS = {
     # Left alone, CUDA rounds what it multiplies to TF32's 10 bits.
     "cuda": {"use_tf32": "0"},
 }
-# fmt: off
-_ON_THE_HOST = frozenset([
-    "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Gather", "Max", "Min", "Mul", "Range", "ReduceSum", "Relu", "Reshape", "Shape", "Slice",
-    "Squeeze", "Sub", "Unsqueeze", "Where"
-])
-# fmt: on
-"""CUDA has all of these, so one is on the CPU only where its inputs are: ONNX Runtime keeps there what it
-computes from a tensor's size alone, as our preprocessing does its resize weights."""
 _LOG_ERRORS_ONLY, _LOG_FATAL_ONLY = 3, 4
 
 
@@ -64,16 +63,38 @@ class OnnxRuntimeOnDevice:
     Calls from several threads wait for each other: they share one buffer for the input.
     """
 
-    name = "onnxruntime"
+    def __init__(
+        self,
+        ort: Any,  # noqa: ANN401
+        session: Any,  # noqa: ANN401
+        device: str,
+        name: str = "onnxruntime",
+        *,
+        nodes: Sequence[AssignedNode] = (),
+    ) -> None:
+        """Keep a session.
 
-    def __init__(self, ort: Any, session: Any, device: str) -> None:  # noqa: ANN401
-        """`ort` is the package. A `device` of `cpu` works too, and is what tests can have anywhere."""
+        Args:
+            ort: the package.
+            session: of the device.
+            device: `cuda`; `cpu` works too, and is what tests can have anywhere.
+            name: of the runtime.
+            nodes: of the graph, each with what computes it.
+        """
+        self.name = name
         self.device = device
+        self.nodes = tuple(nodes)
+        self._provider: str = session.get_providers()[0]
         self._ort: Any = ort
         self._session: Any = session
         self._outputs = [output.name for output in session.get_outputs()]
         self._inputs: dict[str, Any] = {}
         self._lock = threading.Lock()
+
+    @property
+    def elsewhere(self) -> str:
+        """What others than the device compute, in words; empty: nothing."""
+        return in_words(elsewhere(self.nodes, self._provider))
 
     def run(self, inputs: Tensors) -> Tensors:
         """Execute the graph once."""
@@ -131,8 +152,11 @@ def open_runtime(
     threads: int | None,
     *,
     spin: bool = True,
+    allow_fallback: bool = False,
 ) -> OnnxRuntime | OnnxRuntimeOnDevice:
     """Open a session on exactly the device asked for; `auto` is CUDA where it works, else the CPU.
+
+    With `allow_fallback`, the CPU may compute what CUDA cannot.
 
     Raises:
         UnavailableError: the device is not here, or cannot compute a part of the graph, with the reason.
@@ -150,11 +174,11 @@ def open_runtime(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     missing = ""
     if device != "cpu":
-        missing = _load_cuda_libraries(ort)
+        missing = load_cuda_libraries(ort)
         # cuDNN's every try at a convolution that it then computes in another way is an "error" there.
         ort.set_default_logger_severity(_LOG_FATAL_ONLY)
         # `session.disable_cpu_ep_fallback` would refuse the sizes' arithmetic too.
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_session_config_entry(*RECORD_ENTRY)
     path = bundle.model_path_for("onnxruntime", device, resolution)
     try:
         session = ort.InferenceSession(
@@ -175,8 +199,14 @@ def open_runtime(
         )
     if device == "cpu":
         return OnnxRuntime(session)
-    _refuse_cpu_nodes(session, device)
-    return OnnxRuntimeOnDevice(ort, session, device)
+    nodes = assignment(session)
+    strange = elsewhere(nodes, _PROVIDERS[device])
+    if strange and not allow_fallback:
+        raise UnavailableError(
+            f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators"
+            f" {in_words(strange)}. Try --device cpu, or --allow-fallback"
+        )
+    return OnnxRuntimeOnDevice(ort, session, device, nodes=nodes)
 
 
 def session_options(ort: Any, threads: int | None) -> Any:  # noqa: ANN401
@@ -219,7 +249,7 @@ def _cuda_problem(providers: list[str], precision: Precision) -> str | None:
     return None
 
 
-def _load_cuda_libraries(ort: Any) -> str:  # noqa: ANN401
+def load_cuda_libraries(ort: Any) -> str:  # noqa: ANN401
     """Load CUDA and cuDNN, also from NVIDIA's Python packages, where ONNX Runtime does not look by itself.
 
     Returns:
@@ -231,26 +261,6 @@ def _load_cuda_libraries(ort: Any) -> str:  # noqa: ANN401
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls(msvc=False)
     return "; ".join(line.strip() for line in printed.getvalue().splitlines() if line.strip())
-
-
-def _refuse_cpu_nodes(session: Any, device: str) -> None:  # noqa: ANN401
-    """Whatever the device cannot compute ONNX Runtime gives to the CPU, without a word."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        raise UnavailableError(
-            f"--device {device} needs ONNX Runtime 1.24 or newer, which tells what runs where. Try"
-            " `pip install --upgrade onnxruntime-gpu`"
-        )
-    on_cpu = {
-        node.op_type
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == _PROVIDERS["cpu"]
-        for node in part.get_nodes()
-    }
-    if strange := sorted(on_cpu - _ON_THE_HOST):
-        raise UnavailableError(
-            f"--device {device} must compute the whole graph, but ONNX Runtime gave these operators to the"
-            f" CPU: {', '.join(strange)}. Try --device cpu"
-        )
 
 
 def _refuse_both_wheels() -> None:

@@ -12,6 +12,7 @@ from depthmask.engine import (
     Flavour,
     Machine,
     graph_mismatch,
+    host_code_problem,
     machine_mismatch,
     rebuild_command,
 )
@@ -59,11 +60,17 @@ def open_engine(
     if problem := machine_mismatch(header, machine):
         command = rebuild_command(bundle.path, header, machine.architecture)
         raise UnavailableError(f"{problem}. Try `{command}`")
+    if problem := host_code_problem(header):
+        raise UnavailableError(problem)
     from depthmask.runtimes.engine_session import EngineSession
+    from depthmask.runtimes.kernel_cache import kernel_cache_path
 
     plan = (bundle.path / header.file).read_bytes()
+    kernels = None
+    if flavour == "tensorrt-rtx":
+        kernels = kernel_cache_path(plan, machine.version, machine.architecture)
     try:
-        return EngineSession(trt, plan, header)
+        return EngineSession(trt, plan, header, bundle.path / header.graph, kernels=kernels)
     except UnavailableError as error:
         command = rebuild_command(bundle.path, header, machine.architecture)
         raise UnavailableError(f"{error}. If it fits, try `{command}`") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -13,9 +14,10 @@ import pytest
 
 from depthmask import runtimes
 from depthmask.bundle import Bundle, open_bundle, write_manifest
+from depthmask.cache import cache_folder
 from depthmask.devices import cuda_architecture
-from depthmask.engine import EngineHeader, Machine, ShapeRange, machine_mismatch
-from depthmask.errors import UnavailableError, UsageError
+from depthmask.engine import TRUST_VARIABLE, EngineHeader, Machine, ShapeRange, machine_mismatch
+from depthmask.errors import OutputError, UnavailableError, UsageError
 from depthmask.export.tensorrt_builder import architecture_names
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
@@ -57,6 +59,15 @@ def engine_bundle(tiny_bundle_path, tmp_path):
         return open_bundle(folder)
 
     return make
+
+
+@pytest.fixture
+def engine_session():
+    """The module, whose import needs CUDA's bindings."""
+    pytest.importorskip("cuda.bindings.runtime", reason="needs the extra tensorrt-rtx")
+    from depthmask.runtimes import engine_session
+
+    return engine_session
 
 
 @pytest.fixture
@@ -172,6 +183,76 @@ def test_the_command_says_why_in_one_line_and_exits_4(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "version", "architecture", "fits"),
+    [
+        ({"version_compatible": True}, "10.14.1", "sm86", True),
+        ({"version_compatible": True}, "10.9.0", "sm86", True),
+        ({"version_compatible": True}, "10.8.9", "sm86", False),
+        ({"version_compatible": True}, "11.4.0", "sm86", False),
+        ({"version_compatible": True}, "10.14.1.48.post1", "sm86", True),
+        ({}, "10.14.1", "sm86", False),
+        ({"hardware_compatibility": "ampere-plus"}, "10.9.0", "sm120", True),
+        ({"hardware_compatibility": "ampere-plus"}, "10.9.0", "sm75", False),
+        ({"hardware_compatibility": "same-compute-capability"}, "10.9.0", "sm89", False),
+    ],
+)
+def test_compatible_engines_fit_where_tensorrt_says_so(changes, version, architecture, fits):
+    engine = header("tensorrt", version="10.9.0", architectures=("sm86",), **changes)
+    problem = machine_mismatch(engine, Machine(version=version, architecture=architecture))
+    assert (problem is None) == fits
+    if changes.get("hardware_compatibility") == "ampere-plus" and not fits:
+        assert "on a GPU of sm86 or newer, but this one is sm75" in problem
+
+
+def test_code_inside_an_engine_runs_only_where_the_user_trusts_it(
+    engine_bundle, machine, monkeypatch, engine_session
+):
+    machine(version="10.14.1.48", architecture="sm86")
+    bundle = engine_bundle(
+        "tensorrt", version="10.9.0.34", architectures=("sm86",), version_compatible=True
+    )
+    text = refusal(bundle)
+    assert "brings code of its own for the CPU" in text
+    assert f"Try {TRUST_VARIABLE}=1" in text
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
+    opened = []
+    monkeypatch.setattr(engine_session, "EngineSession", lambda *given, **_: opened.append(given))
+    tensorrt_runtime.open_engine("tensorrt", bundle, Resolution(48, 64), "cuda")
+    assert opened[0][1] == b"no!"
+
+
+def test_what_rtx_compiles_is_kept_by_engine_version_and_architecture(
+    engine_bundle, machine, monkeypatch, tmp_path, engine_session
+):
+    monkeypatch.setenv("DEPTHMASK_CACHE", str(tmp_path / "cache"))
+    machine()
+    kept = []
+    monkeypatch.setattr(
+        engine_session, "EngineSession", lambda *_, kernels, **__: kept.append(kernels)
+    )
+    bundle = engine_bundle()
+    for architecture in ("sm86", "sm89"):
+        machine(architecture=architecture)
+        tensorrt_runtime.open_engine("tensorrt-rtx", bundle, Resolution(48, 64), "cuda")
+    (bundle.path / "model.engine").write_bytes(b"other")
+    tensorrt_runtime.open_engine("tensorrt-rtx", bundle, Resolution(48, 64), "cuda")
+    assert len(set(kept)) == 3
+    folder = tmp_path / "cache" / "tensorrt-rtx" / "1.7.1.116"
+    assert [path.parent for path in kept] == [folder / "sm86", folder / "sm89", folder / "sm89"]
+    assert all(path.parent.is_dir() for path in kept)
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_what_to_set(monkeypatch, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("DEPTHMASK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match=r"cannot be written: .* Try DEPTHMASK_CACHE=FOLDER"):
+        cache_folder("tensorrt-rtx")
+    monkeypatch.delenv("DEPTHMASK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("a") == tmp_path / "xdg" / "depthmask" / "a"
+
+
 # The session, on a GPU made of host memory.
 
 
@@ -268,11 +349,26 @@ class FakeCuda:
         return (0, b"out of memory")
 
 
+class FakeRuntimeCache:
+    """What was loaded, and a kernel more."""
+
+    content = b""
+
+    def serialize(self):
+        return None if self.content is None else self.content + b"kernel"
+
+    def deserialize(self, content):
+        if content != b"foreign":
+            self.content = content
+        return content != b"foreign"
+
+
 class FakeContext:
     """Gives the mean of each frame's colours as `mask`, twice that as `depth`."""
 
     def __init__(self, cuda):
         self.cuda, self.addresses, self.shape, self.plain = cuda, {}, None, 0
+        self.refitted = []
 
     def set_input_shape(self, name, shape):
         self.shape = tuple(shape)
@@ -303,14 +399,22 @@ class FakeContext:
         return True
 
 
-def tensorrt_with(engine):
-    """A module that has one engine, by the plan `plan`."""
-    logger = lambda severity: None  # noqa: E731
-    logger.ERROR = 1
+def tensorrt_with(engine, refitted=None):
+    """A module that has one engine, by the plan `plan`, and takes weights of any file without `no`."""
+    severity = SimpleNamespace(WARNING=1, ERROR=2, INTERNAL_ERROR=3)
+
+    def load(log, plan):
+        if plan == b"plan":
+            return engine
+        log.log(severity.ERROR, "Serialization assertion\n  failed")
+        return None
+
     return SimpleNamespace(
-        Logger=logger,
-        Runtime=lambda log: SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None
+        ILogger=type("ILogger", (), {"Severity": severity}),
+        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: load(log, plan)),
+        Refitter=lambda engine, log: SimpleNamespace(refit_cuda_engine=lambda: True),
+        OnnxParserRefitter=lambda refitter, log: SimpleNamespace(
+            refit_from_file=lambda path: refitted.append(path) or "no" not in path
         ),
         TensorIOMode=SimpleNamespace(INPUT="in"),
         nptype=np.dtype,
@@ -329,15 +433,22 @@ def session(monkeypatch):
         monkeypatch.setattr(our_cuda, "cudart", cuda)
         context = FakeContext(cuda)
         names = ["frame", "mask", "depth"]
+        runtime_cache = FakeRuntimeCache()
         engine = SimpleNamespace(
             num_io_tensors=3,
             get_tensor_name=lambda index: names[index],
             get_tensor_dtype=lambda name: "uint8" if name == "frame" else "float32",
             get_tensor_mode=lambda name: "in" if name == "frame" else "out",
-            create_execution_context=lambda: context,
+            create_execution_context=lambda config=None: context,
+            create_runtime_config=lambda: SimpleNamespace(
+                create_runtime_cache=lambda: runtime_cache,
+                set_runtime_cache=lambda cache: cache is runtime_cache,
+            ),
         )
-        plan = options.pop("plan", b"plan")
-        return EngineSession(tensorrt_with(engine), plan, header(), **options), cuda, context
+        plan, changes = options.pop("plan", b"plan"), options.pop("changes", {})
+        context.cache = runtime_cache
+        trt = tensorrt_with(engine, context.refitted)
+        return EngineSession(trt, plan, header(**changes), **options), cuda, context
 
     return make
 
@@ -406,8 +517,58 @@ def test_memory_that_does_not_suffice_is_said_with_what_was_needed(session, monk
 
 
 def test_an_engine_that_tensorrt_refuses_is_unavailable(session):
-    with pytest.raises(UnavailableError, match=r"TensorRT-RTX refuses model\.engine"):
+    reason = r"TensorRT-RTX refuses model\.engine: Serialization assertion failed$"
+    with pytest.raises(UnavailableError, match=reason):
         session(plan=b"other")
+
+
+def test_a_capture_that_fails_leaves_no_graph_behind(session):
+    opened, cuda, context = session()
+    run, context.execute_async_v3 = context.execute_async_v3, lambda stream: False
+    with pytest.raises(UnavailableError, match=r"failed to run model\.engine"):
+        opened.run({"frame": frames(4, 6)})
+    assert (cuda.capturing, cuda.launches) == (None, 0)
+    context.execute_async_v3 = run
+    check(opened, frames(4, 6))
+    assert cuda.launches == 1
+
+
+def test_a_gpu_that_broke_is_closed_without_another_error(session, monkeypatch):
+    opened, cuda, _ = session()
+    monkeypatch.setattr(cuda, "cudaStreamSynchronize", lambda stream: (2,))
+    with pytest.raises(UnavailableError, match="CUDA failed"):
+        opened.run({"frame": frames(4, 6)})
+    opened.close()
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+
+
+def test_a_stripped_engine_has_its_weights_from_the_onnx(session):
+    model = Path("b/model.onnx")
+    opened, _, context = session(changes={"stripped": True}, model=model)
+    assert context.refitted == [str(model)]
+    check(opened, frames(4, 6))
+    with pytest.raises(UnavailableError, match=r"cannot give the weights of model\.onnx to model"):
+        session(changes={"stripped": True}, model=Path("no.onnx"))
+    assert session(model=model)[2].refitted == []
+
+
+def test_what_was_compiled_is_saved_at_once_and_when_it_grows(session, tmp_path):
+    file = tmp_path / "k"
+    opened, _, context = session(kernels=file)
+    assert file.read_bytes() == b"kernel"
+    context.cache.content = b"a larger "
+    opened.close()
+    assert file.read_bytes() == b"a larger kernel"
+    opened, _, context = session(kernels=file)
+    assert context.cache.content == b"a larger kernel"
+    opened.close()
+    file.write_bytes(b"foreign")
+    session(kernels=file)
+    assert file.read_bytes() == b"kernel"
+    opened, _, context = session(kernels=file)
+    context.cache.content = None
+    opened.close()
+    assert file.read_bytes() == b"kernelkernel"
 
 
 def test_the_parts_are_timed(session):
@@ -534,6 +695,49 @@ def test_a_cuda_graph_gives_what_a_plain_run_gives(built, frame_HW3):
         found.append(outputs)
     for name in ("mask", "depth"):
         np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"timing_cache": "t.cache"},
+        {"hardware_compatibility": "ampere-plus"},
+        {"hardware_compatibility": "same-compute-capability"},
+        {"version_compatible": True},
+        {"strip_weights": True},
+    ],
+    ids=lambda flags: next(iter(flags)),
+)
+def test_an_engine_with_flags_agrees_with_pytorch_on_the_gpu(flags, tiny_bundle_path, tmp_path):
+    from depthmask.export.engines import EngineOptions, rebuild
+    from depthmask.export.tensorrt_builder import BuildFlags
+
+    pytest.importorskip("tensorrt", reason="needs the extra tensorrt")
+    folder = shutil.copytree(tiny_bundle_path, tmp_path / "b")
+    if "timing_cache" in flags:
+        flags = {"timing_cache": tmp_path / flags["timing_cache"]}
+    options = EngineOptions(flavour="tensorrt", flags=BuildFlags(**flags))
+    for _ in range(2):  # the second build reads the timing cache
+        bundle = rebuild(folder, options)
+        assert all(engine.verified for engine in bundle.manifest.engines)
+    if flags.get("strip_weights"):
+        plain = rebuild(folder, EngineOptions(flavour="tensorrt")).manifest.engines[0]
+        assert bundle.manifest.engines[0].size_bytes < plain.size_bytes
+
+
+@pytest.mark.gpu
+def test_the_second_start_finds_what_the_first_compiled(built, tmp_path, monkeypatch, frame_HW3):
+    if built.manifest.engines[0].flavour != "tensorrt-rtx":
+        pytest.skip("TensorRT compiles when it builds")
+    monkeypatch.setenv("DEPTHMASK_CACHE", str(tmp_path))
+    found = []
+    for _ in range(2):
+        with Pipeline.open(built.path) as pipeline:
+            pipeline(frame_HW3)
+        [file] = tmp_path.rglob("*.kernels")
+        found.append(file.stat().st_mtime_ns)
+    assert found[0] == found[1]  # nothing was left to compile
 
 
 @pytest.mark.gpu

@@ -119,7 +119,7 @@ def test_torch_times_each_part_by_events(torch_as_on_cuda, tiny_chain):
 
 
 def nodes_of(*operators):
-    return [SimpleNamespace(op_type=operator) for operator in operators]
+    return [SimpleNamespace(name=f"a/{operator}", op_type=operator) for operator in operators]
 
 
 @pytest.fixture

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from depthmask.bundle import open_bundle, write_manifest
-from depthmask.engine import EngineHeader
-from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
+from depthmask.bundle import open_bundle, record_files, write_manifest
+from depthmask.engine import TRUST_VARIABLE, EngineHeader, rebuild_command
+from depthmask.errors import (
+    CheckFailedError,
+    InputError,
+    OutputError,
+    UnavailableError,
+    UsageError,
+)
 from depthmask.export import engines, export_chain, verify_bundle
 from depthmask.export.engines import EngineOptions, rebuild
+from depthmask.export.tensorrt_builder import BuildFlags, Built
 from depthmask.frames import Resolution
 
 SMALL = Resolution(32, 32)
@@ -192,6 +201,62 @@ def test_tensorrt_takes_no_architectures_and_onnx_no_engines(tiny_chain, tmp_pat
         export_chain(tiny_chain, tmp_path / "b", target="tensorrt", engine=for_gpus("sm86"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--timing-cache", "t"), "times no kernels when it builds"),
+        (("--hardware-compatible", "ampere-plus"), "every architecture that --gpu names"),
+        (("--version-compatible",), "comes without the lean runtime"),
+        (("--strip-weights",), "strips weights only on a GPU"),
+    ],
+)
+def test_what_only_tensorrt_has_is_refused_by_rtx_in_a_line(dmx_inside, arguments, words):
+    code, _, error = dmx_inside("export", "--to", "tensorrt-rtx", "--gpu", "sm89", *arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert words in error
+    assert "Try --to tensorrt" in error
+
+
+def test_flags_are_in_the_header_and_in_the_command_that_builds_again(copied, monkeypatch):
+    asked = []
+
+    def build(trt, model, range_of, *, flags, **options):
+        asked.append(flags)
+        return Built(memoryview(b"plan"), {}, (), 0.1, ())
+
+    monkeypatch.setattr(engines, "build", build)
+    monkeypatch.setattr(engines, "require", lambda name: None)
+    monkeypatch.setattr(engines, "cuda_problem", lambda: None)
+    monkeypatch.setattr(engines, "cuda_architecture", lambda: "sm86")
+    monkeypatch.setattr(engines, "import_tensorrt", lambda _: SimpleNamespace(__version__="11.4.0"))
+    trusting = []
+    monkeypatch.setattr(
+        engines, "verify_bundle", lambda *_, **__: trusting.append(os.environ.get(TRUST_VARIABLE))
+    )
+    flags = BuildFlags(
+        timing_cache=copied.parent / "t.cache",
+        version_compatible=True,
+        hardware_compatibility="ampere-plus",
+        strip_weights=True,
+    )
+    with pytest.raises(AttributeError):  # None is no report
+        rebuild(copied, EngineOptions(flavour="tensorrt", flags=flags))
+    monkeypatch.setattr(engines, "verify_bundle", lambda *_, **__: True)
+    monkeypatch.setattr(engines, "inspect_engine", lambda trt, plan, product: "{}")
+    rebuild(copied, EngineOptions(flavour="tensorrt", flags=flags))
+    assert set(asked) == {flags}
+    assert (trusting, os.environ.get(TRUST_VARIABLE)) == (["1"], None)
+    header = open_bundle(copied).manifest.engines[0]
+    assert (header.hardware_compatibility, header.version_compatible) == ("ampere-plus", True)
+    assert header.stripped
+    assert rebuild_command(copied, header).endswith(
+        "--to tensorrt --hardware-compatible ampere-plus --version-compatible --strip-weights"
+    )
+    missing = BuildFlags(timing_cache=copied / "no" / "t.cache")
+    with pytest.raises(OutputError, match=r"t\.cache cannot be written"):
+        rebuild(copied, EngineOptions(flavour="tensorrt", flags=missing))
+
+
 def test_engines_are_verified_where_their_gpu_is(copied, monkeypatch):
     asked = []
 
@@ -202,12 +267,14 @@ def test_engines_are_verified_where_their_gpu_is(copied, monkeypatch):
     monkeypatch.setattr(engines, "cuda_problem", lambda: None)
     monkeypatch.setattr(engines, "cuda_architecture", lambda: "sm89")
     monkeypatch.setattr(engines, "verify_bundle", verified)
+    monkeypatch.setattr(engines, "inspect_engine", lambda trt, plan, product: '{"Layers": []}')
     bundle = rebuild(copied, for_gpus("sm86"))
     assert not bundle.manifest.engines[0].verified
     bundle = rebuild(copied, for_gpus("sm86", "sm89"))
     assert all(header.verified for header in bundle.manifest.engines)
     assert json.loads((copied / "model.engine.json").read_text())["verified"]
     assert asked == [(("sm86", "sm89"), "tensorrt-rtx")]
+    assert json.loads((copied / "model.engine.inspector.json").read_text()) == {"Layers": []}
 
 
 def test_the_command_rebuilds_and_prints(copied, dmx_inside):
@@ -235,6 +302,30 @@ def test_options_that_would_not_be_heeded_are_refused(dmx_inside, arguments, wor
     code, _, error = dmx_inside("export", *arguments)
     assert code == 2
     assert words in error
+
+
+def test_inspect_tells_the_layers_and_their_precision_without_a_gpu(engine_bundle, dmx_inside):
+    code, out, error = dmx_inside("inspect", engine_bundle.path, "--layers", "--json")
+    assert code == 0, error
+    layers = json.loads(out)["layers"]["model.engine"]
+    convolutions = [layer for layer in layers if layer["kind"] == "CONVOLUTION"]
+    assert convolutions
+    assert all(layer["precisions"] == ["HALF"] for layer in convolutions)
+    code, out, _ = dmx_inside("inspect", engine_bundle.path)
+    assert f"model.engine: {len(layers)} layers before fusion, on the GPU but for sizes:" in out
+    assert "CONVOLUTION" not in out
+
+
+def test_inspect_has_no_layers_of_a_bundle_without_engines(dmx_inside, tiny_bundle_path, copied):
+    code, _, error = dmx_inside("inspect", tiny_bundle_path, "--layers")
+    assert code == 2
+    assert "has none" in error
+    (copied / "model.engine.layers.json").write_text("[1]")
+    manifest = open_bundle(copied, check_files=False).manifest
+    write_manifest(copied, msgspec.structs.replace(manifest, files=record_files(copied)))
+    code, _, error = dmx_inside("inspect", copied)
+    assert code == 3
+    assert "must list the engine's layers" in error
 
 
 WITHOUT_TORCH = """

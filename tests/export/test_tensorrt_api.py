@@ -23,6 +23,8 @@ FILES = (
     "depthmask/tensorrt_module.py",
     "depthmask/doctor_probe.py",
     "depthmask/runtimes/engine_session.py",
+    "depthmask/runtimes/onnxruntime_tensorrt_runtime.py",
+    "depthmask/runtimes/kernel_cache.py",
     "depthmask/runtimes/tensorrt_runtime.py",
     "depthmask/runtimes/tensorrt_rtx_runtime.py",
 )
@@ -33,6 +35,7 @@ PARAMETERS = {
     "network": "INetworkDefinition",
     "config": "IBuilderConfig",
     "parser": "OnnxParser",
+    "runtime_config": "IRuntimeConfig",
 }
 """What our functions are handed; a test finds what is missing here."""
 NOT_TENSORRT = {"severity"}
@@ -41,6 +44,8 @@ RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
     ("IBuilderConfig", "set_compute_capability"),
     ("IExecutionContext", "is_stream_capturable"),
+    ("IRuntimeConfig", "create_runtime_cache"),
+    ("IRuntimeConfig", "set_runtime_cache"),
 }
 """Used only where the flavour is tensorrt-rtx."""
 ALIASES = {"IParserError": "ParserError"}
@@ -248,7 +253,7 @@ def test_a_new_use_of_what_a_version_lacks_is_found(line, absent):
 
 def test_every_parameter_that_may_be_tensorrts_is_known():
     _, _, parameters = read_all(load("11.4"))
-    other = {"stream", "graph", "device", "value"}
+    other = {"stream", "graph", "device", "value", "ort", "session"}
     assert parameters <= set(PARAMETERS) | NOT_TENSORRT | other
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,12 +15,13 @@ import pytest
 from depthmask.bundle import open_bundle
 from depthmask.engine import ShapeRange
 from depthmask.errors import CheckFailedError, InputError, UsageError
+from depthmask.export import tensorrt_builder
 from depthmask.export.calibration import LEAST_IMAGES, calibrate
 from depthmask.export.onnx_files import to_bytes
 from depthmask.export.pieces import load_graph
 from depthmask.export.precision import to_fp16
 from depthmask.export.quantise import quantise
-from depthmask.export.tensorrt_builder import architecture_names, build
+from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build
 from depthmask.frames import Resolution, read_image
 from depthmask.samples import shipped_photos
 
@@ -200,3 +202,65 @@ def test_what_an_architecture_lacks_is_said_by_its_node(lite, tmp_path):
     # Turing has no float32 matrix product in TensorRT-RTX, and our resize is one.
     with pytest.raises(CheckFailedError, match=r"node preprocess/MatMul: .*SM75"):
         build_model(tmp_path, lite, frames, architectures=("sm75",))
+
+
+# TensorRT-RTX has these too, though no use for them: our calls are real, and its answers show that they came
+# to it.
+
+
+def build_relu(folder, **flags):
+    model = graph(
+        """<ir_version: 10, opset_import: ["" : 18]>
+        g (float[1,3,8,8] x) => (float[1,3,8,8] y) { y = Relu(x) }"""
+    )
+    return build_model(folder, model, flags=BuildFlags(**flags))
+
+
+@pytest.mark.filterwarnings("ignore:.*iming cache operations are no-ops:DeprecationWarning")
+def test_a_timing_cache_is_made_and_read_again(tmp_path):
+    file = tmp_path / "kernels.cache"
+    build_relu(tmp_path, timing_cache=file)
+    first = file.read_bytes()
+    assert len(first) > 100
+    build_relu(tmp_path, timing_cache=file)
+    assert file.read_bytes() == first
+
+
+def test_a_timing_cache_of_another_gpu_is_refused(tmp_path):
+    file = tmp_path / "kernels.cache"
+    file.write_bytes(b"of another")
+    for cache, fits in ((None, True), ("a cache", False)):
+        config = SimpleNamespace(
+            create_timing_cache=lambda content, cache=cache: content == b"of another" and cache,
+            set_timing_cache=lambda cache, ignore_mismatch, fits=fits: fits,
+        )
+        with pytest.raises(InputError, match=r"kernels\.cache must be a timing cache of this GPU"):
+            tensorrt_builder._read_timing_cache(config, file, "TensorRT")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        tensorrt_builder._read_timing_cache(config, tmp_path, "TensorRT")
+
+
+def test_hardware_compatibility_comes_to_the_builder(tmp_path):
+    for level in ("same-compute-capability", "ampere-plus"):
+        built = build_relu(tmp_path, hardware_compatibility=level)
+        assert any("setHardwareCompatibilityLevel" in warning for warning in built.warnings)
+    assert not build_relu(tmp_path).warnings
+
+
+def test_version_compatibility_comes_to_the_builder(tmp_path):
+    with pytest.raises(CheckFailedError, match="nvinfer_lean"):
+        build_relu(tmp_path, version_compatible=True)
+
+
+def test_a_compatibility_that_tensorrt_is_too_old_for_is_said():
+    old = SimpleNamespace(__version__="10.8.0", HardwareCompatibilityLevel=SimpleNamespace())
+    flags = BuildFlags(hardware_compatibility="same-compute-capability")
+    with pytest.raises(UsageError, match=r"needs a newer TensorRT than 10\.8\.0"):
+        tensorrt_builder._set_flags(old, SimpleNamespace(), flags)
+
+
+def test_stripping_sets_its_flags():
+    set_flags = []
+    config = SimpleNamespace(set_flag=set_flags.append)
+    tensorrt_builder._set_flags(trt, config, BuildFlags(strip_weights=True))
+    assert set_flags == [trt.BuilderFlag.STRIP_PLAN, trt.BuilderFlag.REFIT_IDENTICAL]
