@@ -79,11 +79,12 @@ class _LazyGroup(click.Group):
         except KeyboardInterrupt as interrupt:
             raise InterruptedWorkError("interrupted") from interrupt
         except ModuleNotFoundError as missing:
-            extra = _EXTRAS.get((missing.name or "").split(".")[0])
+            package = (missing.name or "").split(".")[0]
+            extra = _EXTRAS.get(package)
             if extra is None:
                 raise
             raise UnavailableError(
-                f"this needs the package {missing.name}, which is not installed. Try"
+                f"this needs the package {package}, which is not installed. Try"
                 f" `pip install 'depthmask[{extra}]'`"
             ) from missing
         except BrokenPipeError:

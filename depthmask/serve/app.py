@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -51,6 +52,8 @@ def build_app(service: Service, web: Path | None) -> ASGIApp:
         except Refusal:
             await received.discard(request)
             raise
+        except asyncio.CancelledError:  # uvicorn's, when a drain is cut short
+            raise Refusal(503, "stopped", "the service stopped before this was done") from None
         return _response(answer)
 
     def plain(answer: Callable[[], Awaitable[Answer]]) -> Callable[..., Awaitable[Response]]:

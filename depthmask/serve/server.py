@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -28,7 +29,7 @@ _BACKLOG = 128
 _KEEP_ALIVE_S = 5
 # Further ones get 503. Well under the 1024 files that a process may usually open.
 _MOST_CONNECTIONS = 500
-_STOP_S = 1.0
+_STOP_S = 0.3
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,8 +44,11 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
+        # socket.create_server adds the address to strerror; a name that is not found has its own numbers.
+        is_system = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if is_system else error.strerror or str(error)
         raise OutputError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}. Try another --port, or 0 for a"
+            f"{host}:{port} cannot be listened on: {reason}. Try another --port, or 0 for a"
             " free one"
         ) from error
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 Phase = Literal["idle", "reading", "working", "writing"]
-_TICK_S = 0.2
+_TICK_S = 0.1
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,13 @@ def find_file(folder: Path, url_path: str, accept_encoding: str) -> WebFile | No
 
     A path that leads out of the folder, by `..` or by a link, means none.
     """
-    root = folder.resolve()
+    try:
+        return _find(folder.resolve(), url_path, accept_encoding)
+    except (OSError, ValueError):  # too long a name, or a zero byte
+        return None
+
+
+def _find(root: Path, url_path: str, accept_encoding: str) -> WebFile | None:
     path = _inside(root, url_path)
     if path is not None and path.is_dir():
         path = _inside(root, f"{url_path}/{INDEX}")
@@ -65,8 +71,5 @@ def find_file(folder: Path, url_path: str, accept_encoding: str) -> WebFile | No
 
 
 def _inside(root: Path, relative: str) -> Path | None:
-    try:
-        path = (root / relative.lstrip("/")).resolve()
-    except (OSError, ValueError):  # too long a name, or a zero byte
-        return None
+    path = (root / relative.lstrip("/")).resolve()
     return path if path.is_relative_to(root) else None

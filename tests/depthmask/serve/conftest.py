@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -68,6 +69,8 @@ class SlowPipeline:
     def __init__(self) -> None:
         self.bundle = open_bundle(SHIPPED_BUNDLE, check_files=False)
         self.manifest = self.bundle.manifest
+        self.resolution = RESOLUTION
+        self.runtime = SimpleNamespace(name="slow", device="cpu")
         self.may_end = threading.Semaphore(0)
         self.begun = 0
 
@@ -170,3 +173,8 @@ def lite() -> Iterator[Served]:
     open_pipeline = partial(Pipeline.open, threads=1, resolution=RESOLUTION)
     with serving(open_pipeline, max_upload_bytes=MIB, max_pixels=1_000_000) as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def slow_module() -> SlowPipeline:
+    return SlowPipeline()

@@ -76,7 +76,9 @@ def test_accept_that_allows_neither_is_406(lite, png):
         assert "Accept must allow" in reply.json["error"]
 
 
-@pytest.mark.parametrize("query", ["?format=tiff", "?output=blur", "?format=npz&output=mask", "?x=1"])
+@pytest.mark.parametrize(
+    "query", ["?format=tiff", "?output=blur", "?format=npz&output=mask", "?x=1"]
+)
 def test_a_query_that_is_not_known_is_400(lite, png, query):
     reply = lite.predict(png, query)
     assert (reply.status, list(reply.json)) == (400, ["error"])

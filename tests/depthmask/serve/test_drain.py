@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from depthmask.errors import InputError, InterruptedWorkError
+
+
+def test_a_drain_answers_what_was_accepted_and_accepts_no_more(helpers, slow, png):
+    with helpers.serving(lambda: slow) as served, ThreadPoolExecutor(3) as clients:
+        replies = [clients.submit(served.predict, png) for _ in range(3)]
+        helpers.wait_until(lambda: served.service.worker.waiting == 2, "two wait")
+        served.server.stop()
+        helpers.wait_until(lambda: served.service.is_draining, "it drains")
+        ready = served.ask("GET", "/health/ready")
+        refused = served.predict(png)
+        assert served.ask("GET", "/health/live").status == 200
+        slow.may_end.release(3)
+        assert [reply.result().status for reply in replies] == [200, 200, 200]
+        served.thread.join(10)
+        assert not served.thread.is_alive()
+    assert served.error is None
+    assert slow.begun == -1  # the pipeline is closed
+    assert (ready.status, ready.json) == (503, {"error": "the service is stopping"})
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+    with pytest.raises(ConnectionRefusedError):
+        served.connect()
+
+
+@pytest.mark.parametrize("how", ["time is over", "second signal"])
+def test_a_drain_that_is_cut_short_says_so(helpers, slow, png, how, caplog):
+    limit_s = 0.3 if how == "time is over" else 30
+    with helpers.serving(lambda: slow, drain_timeout_s=limit_s) as served:
+        with ThreadPoolExecutor(1) as clients:
+            reply = clients.submit(served.predict, png)
+            helpers.wait_until(lambda: slow.begun == 1, "it is in work")
+            served.server.stop()
+            helpers.wait_until(lambda: served.service.is_draining, "it drains")
+            if how == "second signal":
+                served.server.stop()
+            assert reply.result().status == 503
+            assert reply.result().json == {"error": "the service stopped before this was done"}
+        served.thread.join(10)
+        slow.may_end.release()
+    assert isinstance(served.error, InterruptedWorkError)
+    said = {"time is over": "0.3 s were over", "second signal": "a second signal came"}[how]
+    assert str(served.error) == f"{said} before 1 accepted requests were answered"
+    assert caplog.text == ""
+
+
+def test_while_the_bundle_opens_it_is_live_but_not_ready(helpers, slow, png):
+    import threading
+
+    from depthmask.serve.server import HttpServer, listen
+    from depthmask.serve.service import Service
+    from depthmask.serve.settings import ServeSettings
+
+    may_open = threading.Event()
+    service = Service(lambda: may_open.wait(20) and slow, ServeSettings())
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = HttpServer(service, None, listener)
+    is_ready = threading.Event()
+    thread = threading.Thread(target=server.run, args=(lambda pipeline: is_ready.set(),))
+    thread.start()
+    assert helpers.ask(port, "GET", "/health/live").status == 200
+    ready = helpers.ask(port, "GET", "/health/ready")
+    assert (ready.status, ready.json) == (503, {"error": "the service is starting"})
+    assert helpers.ask(port, "GET", "/v1/model").status == 503
+    assert helpers.ask(port, "POST", "/v1/predict", png, Content_Type="image/png").status == 503
+    may_open.set()
+    assert is_ready.wait(10)
+    assert helpers.ask(port, "GET", "/health/ready").status == 200
+    server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_bundle_that_cannot_be_opened_ends_the_server():
+    from depthmask.serve.server import HttpServer, listen
+    from depthmask.serve.service import Service
+    from depthmask.serve.settings import ServeSettings
+
+    def fail():
+        raise InputError("damaged")
+
+    server = HttpServer(Service(fail, ServeSettings()), None, listen("127.0.0.1", 0))
+    with pytest.raises(InputError, match="damaged"):
+        server.run(lambda pipeline: None)
