@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from depthmask.commands.options import (
     runtime_option,
     threads_option,
 )
-from depthmask.errors import InputError, UsageError
+from depthmask.errors import InputError, InterruptedWorkError, UsageError
 from depthmask.frames import Resolution
 from depthmask.serve.settings import MIB, ServeSettings
 
@@ -141,7 +143,13 @@ def command(
     with listen(host, port) as listener:
         _warn_of_others(listener.getsockname()[0])
         address = _address(host, listener.getsockname()[1])
-        HttpServer(service, page, listener).run(partial(_announce, address, page))
+        try:
+            HttpServer(service, page, listener).run(partial(_announce, address, page))
+        except InterruptedWorkError as error:
+            if service.worker.is_alive:
+                # Where an inference goes on, Python's own end would tear the runtime down under it: abort().
+                atexit.register(os._exit, error.exit_code)
+            raise
 
 
 def _web_folder(bundle: Path, web: Path | None) -> Path | None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +28,7 @@ _KEEP_ALIVE_S = 5
 # Further ones get 503. Well under the 1024 files that a process may usually open.
 _MOST_CONNECTIONS = 500
 _STOP_S = 0.3
+_POLL_S = 0.02
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,6 +66,7 @@ class HttpServer:
         Raises:
             DepthmaskError: the bundle cannot be opened.
             InterruptedWorkError: a second signal came, or --drain-timeout was over, before all was answered.
+                The worker may be alive then.
         """
         asyncio.run(self._main(on_ready))
 
@@ -77,59 +77,67 @@ class HttpServer:
 
     async def _main(self, on_ready: Callable[[Pipeline], object]) -> None:
         server, worker = _uvicorn(self._app), self._service.worker
-        settings = self._service.settings
-        watchdog = Watchdog(server.server_state, settings, self._service.metrics)
         signals: asyncio.Queue[None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._stops.append(lambda: loop.call_soon_threadsafe(signals.put_nowait, None))
         with _on_signals(loop, lambda: signals.put_nowait(None)):
             worker.start()
-            serving = asyncio.create_task(server.serve(sockets=[self._listener]))
-            watching = asyncio.create_task(watchdog.run())
-            stopped = asyncio.create_task(signals.get())
-            opened = asyncio.wrap_future(worker.opened)
             try:
-                await _first(opened, stopped, serving)
-                if opened.done():
-                    on_ready(opened.result())
-                await _first(stopped, serving)
-                await self._drain(server, signals)
+                await self._serve(server, signals, on_ready)
             finally:
                 self._stops.clear()
-                server.should_exit = True
-                await serving
-                for task in (opened, watching, stopped):
-                    task.cancel()
                 worker.close(_STOP_S)
-        if server.server_state.connections:
-            raise InterruptedWorkError(
-                f"{settings.drain_timeout_s:g} s were over before {len(server.server_state.connections)}"
-                " clients had taken their answers"
-            )
 
-    async def _drain(self, server: uvicorn.Server, signals: asyncio.Queue[None]) -> None:
-        """Let those who were accepted have their answers."""
-        timeout_s = self._service.settings.drain_timeout_s
-        ends_s = time.monotonic() + timeout_s
-        drained = asyncio.create_task(self._service.drained(timeout_s))
+    async def _serve(
+        self,
+        server: uvicorn.Server,
+        signals: asyncio.Queue[None],
+        on_ready: Callable[[Pipeline], object],
+    ) -> None:
+        service = self._service
+        watchdog = Watchdog(server.server_state, service.settings, service.metrics)
+        opened = asyncio.wrap_future(service.worker.opened)
+        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        watching = asyncio.create_task(watchdog.run())
+        stopped = asyncio.create_task(signals.get())
+        await _first(opened, stopped, serving, watching)
+        if opened.done():
+            on_ready(opened.result())
+        await _first(stopped, serving, watching)
+        for task in (serving, watching):
+            if task.done():
+                task.result()  # it never ends well by itself
+        ending = asyncio.create_task(self._end(server, serving))
         again = asyncio.create_task(signals.get())
-        await _first(drained, again)
-        again.cancel()
-        left = self._service.in_flight
-        server.config.timeout_graceful_shutdown = max(1, math.ceil(ends_s - time.monotonic()))
-        if drained.done() and drained.result():
-            return
-        why = f"{timeout_s:g} s were over" if drained.done() else "a second signal came"
-        drained.cancel()
-        server.config.timeout_graceful_shutdown = 0
-        # What it cancels it would tell with a traceback each.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        raise InterruptedWorkError(f"{why} before {left} accepted requests were answered")
+        await _first(ending, again, timeout_s=service.settings.drain_timeout_s)
+        if not ending.done():
+            # What asyncio.run cancels now, uvicorn would tell with a traceback each.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            raise InterruptedWorkError(self._unfinished(server, is_asked=again.done()))
+        await ending
+
+    async def _end(self, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+        """An orderly end: every accepted request is answered, and every client has taken its answer."""
+        await self._service.drained()
+        server.should_exit = True
+        await serving
+        self._service.worker.close(0)
+        while self._service.worker.is_alive:
+            await asyncio.sleep(_POLL_S)
+
+    def _unfinished(self, server: uvicorn.Server, *, is_asked: bool) -> str:
+        limit_s = self._service.settings.drain_timeout_s
+        why = "a second signal came" if is_asked else f"{limit_s:g} s were over"
+        if self._service.in_flight:
+            return f"{why} before {self._service.in_flight} accepted requests were answered"
+        if server.server_state.connections:
+            return f"{why} before {len(server.server_state.connections)} clients took their answers"
+        return f"{why} before the bundle was closed"
 
 
-async def _first(*awaited: asyncio.Future[Any]) -> None:
+async def _first(*awaited: asyncio.Future[Any], timeout_s: float | None = None) -> None:
     """Wait for the first; the others go on."""
-    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 @contextmanager

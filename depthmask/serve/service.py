@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,14 +94,11 @@ class Service:
         """GET /metrics."""
         return Answer(*self.metrics.render())
 
-    async def drained(self, timeout_s: float) -> bool:
-        """Accept no more; whether all that was accepted was answered in time."""
+    async def drained(self) -> None:
+        """Accept no more, and wait until all that was accepted is answered."""
         self.is_draining = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self.in_flight:
-                    await asyncio.sleep(_POLL_S)
-        return not self.in_flight
+        while self.in_flight:
+            await asyncio.sleep(_POLL_S)
 
     async def _predicted(self, data: bytes, asked: Wanted, receive: Receive) -> Predicted:
         """Queue the work and wait for it, or for the client to leave."""

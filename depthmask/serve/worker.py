@@ -74,13 +74,17 @@ class PipelineWorker:
         """Whole seconds, 1 at least, in which what waits now will probably be done."""
         return max(1, math.ceil(self._job_s * (self.waiting + 1)))
 
-    def close(self, timeout_s: float) -> bool:
-        """Begin no further job, and wait for the one in work; False where it takes longer."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still opens the pipeline, works with it or closes it."""
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float) -> None:
+        """Begin no further job, and wait for the one in work, but not longer than this."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     def _waiting(self) -> int:
         """Without the jobs whose clients have left."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from depthmask.bundle import SHIPPED_BUNDLE
@@ -200,3 +202,19 @@ def test_the_page_of_a_bundle_is_served(tmp_path):
     (bundle / "web" / "index.html").write_text("a page")
     with serve(bundle) as (_, port):
         assert ask(port, "GET", "/") == (200, b"a page")
+
+
+def test_a_second_signal_ends_it_in_the_midst_of_an_inference():
+    image = cv2.imencode(".png", np.zeros((4000, 4000, 3), np.uint8))[1].tobytes()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}"
+    with serve() as (process, port), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head.encode() + b"\r\n\r\n" + image)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, remarks = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert remarks.splitlines()[1:] == [
+        "error: a second signal came before 1 accepted requests were answered"
+    ]

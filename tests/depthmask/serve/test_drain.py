@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from depthmask.errors import InputError, InterruptedWorkError
@@ -47,6 +48,19 @@ def test_a_drain_that_is_cut_short_says_so(helpers, slow, png, how, caplog):
     said = {"time is over": "0.3 s were over", "second signal": "a second signal came"}[how]
     assert str(served.error) == f"{said} before 1 accepted requests were answered"
     assert caplog.text == ""
+
+
+def test_a_drain_waits_for_who_takes_his_answer_slowly_but_not_for_ever(helpers, slow):
+    slow.may_end.release()
+    image = helpers.encoded(np.zeros((2000, 2000, 3), np.uint8), ".png")  # 32 MB of npz
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}"
+    with helpers.serving(lambda: slow, drain_timeout_s=0.5) as served, served.connect() as client:
+        client.sendall(head.encode() + b"\r\n\r\n" + image)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        served.server.stop()
+        served.thread.join(10)
+        assert not served.thread.is_alive()
+    assert str(served.error) == "0.5 s were over before 1 clients took their answers"
 
 
 def test_while_the_bundle_opens_it_is_live_but_not_ready(helpers, slow, png):
