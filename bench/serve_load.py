@@ -77,6 +77,7 @@ def measure_load(
     """
     with _served(arguments) as (process, port):
         one = _Client(port, photo, query)
+        queue = one.model()["queue"]
         for _ in range(max(3, alone // 10)):
             one.ask(Asked())
         unloaded, loaded = Asked(), Asked()
@@ -95,7 +96,6 @@ def measure_load(
         for thread in threads:
             thread.join()
         memory_mb.append(_memory_mb(process))
-        queue = one.model()["queue"]
     for asked in (unloaded, loaded):
         if not asked.latencies_ms:
             raise CheckFailedError(f"the service gave no answer: {dict(Counter(asked.statuses))}")

@@ -15,7 +15,7 @@ class ServeSettings:
     """Requests that may wait for the one in work."""
     max_upload_bytes: int = 16 * MIB
     max_pixels: int = 25_000_000
-    """Of an image, by its header; predicting one takes some 50 bytes a pixel."""
+    """Of an image, by its header; predicting one takes some 40 bytes a pixel."""
     read_timeout_s: float = 30.0
     """For a whole request, head and body."""
     write_timeout_s: float = 120.0

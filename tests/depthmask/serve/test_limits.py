@@ -145,3 +145,15 @@ def test_many_clients_at_once_get_their_own_answers(lite, pipeline, helpers):
         assert reply.status == 200
         with np.load(io.BytesIO(reply.body)) as found:
             np.testing.assert_array_equal(found["mask"], pipeline(frame_HW3).mask_HW)
+
+
+def test_connections_are_limited(helpers, slow, monkeypatch):
+    monkeypatch.setattr("depthmask.serve.server._MOST_CONNECTIONS", 3)
+    with helpers.serving(lambda: slow) as served:
+        held = [served.connect() for _ in range(3)]
+        assert served.ask("GET", "/health/live").status == 503
+        for connection in held:
+            connection.close()
+        helpers.wait_until(
+            lambda: served.ask("GET", "/health/live").status == 200, "there is room again"
+        )
