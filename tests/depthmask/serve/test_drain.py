@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from depthmask.errors import InputError, InterruptedWorkError
+from depthmask.serve.server import HttpServer, listen
+from depthmask.serve.service import Service
+from depthmask.serve.settings import ServeSettings
 
 
 def test_a_drain_answers_what_was_accepted_and_accepts_no_more(helpers, slow, png):
@@ -14,6 +19,7 @@ def test_a_drain_answers_what_was_accepted_and_accepts_no_more(helpers, slow, pn
         helpers.wait_until(lambda: served.service.worker.waiting == 2, "two wait")
         served.server.stop()
         helpers.wait_until(lambda: served.service.is_draining, "it drains")
+        time.sleep(0.5)  # it goes on to listen meanwhile
         ready = served.ask("GET", "/health/ready")
         refused = served.predict(png)
         assert served.ask("GET", "/health/live").status == 200
@@ -63,39 +69,48 @@ def test_a_drain_waits_for_who_takes_his_answer_slowly_but_not_for_ever(helpers,
     assert str(served.error) == "0.5 s were over before 1 clients took their answers"
 
 
-def test_while_the_bundle_opens_it_is_live_but_not_ready(helpers, slow, png):
-    import threading
-
-    from depthmask.serve.server import HttpServer, listen
-    from depthmask.serve.service import Service
-    from depthmask.serve.settings import ServeSettings
-
+@pytest.fixture
+def opening(slow):
+    """A server whose bundle opens when `may_open` is set: its port, its thread, itself and that event."""
     may_open = threading.Event()
     service = Service(lambda: may_open.wait(20) and slow, ServeSettings())
     listener = listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
     server = HttpServer(service, None, listener)
-    is_ready = threading.Event()
-    thread = threading.Thread(target=server.run, args=(lambda pipeline: is_ready.set(),))
+    thread = threading.Thread(target=server.run, args=(lambda pipeline: None,))
     thread.start()
+    yield listener.getsockname()[1], thread, server, may_open
+    may_open.set()
+    server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_while_the_bundle_opens_it_is_live_but_not_ready(helpers, opening, png):
+    port, _, _, may_open = opening
     assert helpers.ask(port, "GET", "/health/live").status == 200
     ready = helpers.ask(port, "GET", "/health/ready")
     assert (ready.status, ready.json) == (503, {"error": "the service is starting"})
     assert helpers.ask(port, "GET", "/v1/model").status == 503
     assert helpers.ask(port, "POST", "/v1/predict", png, Content_Type="image/png").status == 503
     may_open.set()
-    assert is_ready.wait(10)
-    assert helpers.ask(port, "GET", "/health/ready").status == 200
+    helpers.wait_until(
+        lambda: helpers.ask(port, "GET", "/health/ready").status == 200, "it is ready"
+    )
+
+
+def test_an_end_while_the_bundle_opens_waits_for_it(helpers, opening, slow):
+    port, thread, server, may_open = opening
+    assert helpers.ask(port, "GET", "/health/live").status == 200
     server.stop()
+    time.sleep(1)  # an end may leave the thread alone after 0.3 s, where it is cut short
+    assert thread.is_alive()
+    may_open.set()
     thread.join(10)
     assert not thread.is_alive()
+    assert slow.begun == -1  # the pipeline is closed
 
 
 def test_a_bundle_that_cannot_be_opened_ends_the_server():
-    from depthmask.serve.server import HttpServer, listen
-    from depthmask.serve.service import Service
-    from depthmask.serve.settings import ServeSettings
-
     def fail():
         raise InputError("damaged")
 

@@ -33,6 +33,23 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(helpers, slow, png):
     assert refused.json == {"error": "2 requests wait already"}
 
 
+def test_uploads_that_end_together_do_not_overfill_the_queue(helpers, slow, png):
+    with helpers.serving(lambda: slow, queue=1) as served:
+        clients = [served.connect() for _ in range(4)]
+        for client in clients:
+            client.sendall(HEAD % len(png) + png[:-1])
+        helpers.wait_until(lambda: served.metric("depthmask_in_flight") == 4, "all are read")
+        for client in clients:
+            client.sendall(png[-1:])
+        refused = 'depthmask_rejected_total{reason="queue_full"}'
+        helpers.wait_until(lambda: served.metric(refused) == 2, "two are refused")
+        slow.may_end.release(2)
+        statuses = sorted(client.recv(12) for client in clients)
+        assert statuses == 2 * [b"HTTP/1.1 200"] + 2 * [b"HTTP/1.1 429"]
+        for client in clients:
+            client.close()
+
+
 def test_a_client_that_leaves_gives_its_place_to_another(helpers, slow, png):
     with helpers.serving(lambda: slow, queue=1) as served, ThreadPoolExecutor(2) as clients:
         first = clients.submit(served.predict, png)

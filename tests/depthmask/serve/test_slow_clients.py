@@ -86,11 +86,32 @@ def test_the_second_request_of_a_connection_is_limited_too(served):
 def test_each_request_of_a_connection_has_the_whole_time(served):
     with served.connect() as client:
         for _ in range(3):
-            time.sleep(0.4 * LIMIT_S)
             client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n")
-            time.sleep(0.4 * LIMIT_S)
+            time.sleep(0.6 * LIMIT_S)
             client.sendall(b"\r\n")
             assert whole_answer(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_may_rest_between_requests(served):
+    with served.connect() as client:
+        for _ in range(2):
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert whole_answer(client).startswith(b"HTTP/1.1 200 ")
+            time.sleep(2 * LIMIT_S)
+
+
+def test_the_request_after_a_refused_body_has_the_whole_time(served):
+    with served.connect() as client:
+        client.sendall(HEAD.replace(b"image/png", b"text/xml") + b"\r\n" + bytes(50_000))
+        assert whole_answer(client).startswith(b"HTTP/1.1 415 ")
+        time.sleep(0.4 * LIMIT_S)
+        client.sendall(
+            bytes(50_000) + b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n."
+        )
+        assert whole_answer(client).startswith(b"HTTP/1.1 415 ")
+        time.sleep(0.8 * LIMIT_S)
+        client.sendall(b".GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert whole_answer(client).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_inference_may_take_longer(served, slow, png):
