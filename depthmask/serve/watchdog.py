@@ -60,10 +60,11 @@ class Watchdog:
         while True:
             # server.py asks uvicorn for this protocol.
             for connection in cast("list[H11Protocol]", list(self._state.connections)):
-                self._look(connection, time.monotonic())
+                self.look(connection, time.monotonic())
             await asyncio.sleep(_TICK_S)
 
-    def _look(self, connection: H11Protocol, now_s: float) -> None:
+    def look(self, connection: H11Protocol, now_s: float) -> None:
+        """Note the stage of a connection, and cut it off where that lasts too long; `now_s` is monotonic."""
         seen, cycle = self._seen.get(connection), connection.cycle
         answered = seen.stage.answered if seen else None
         if cycle is not None and cycle.response_complete:
