@@ -56,8 +56,9 @@ def find_file(folder: Path, url_path: str, accept_encoding: str) -> WebFile | No
 
 def _find(root: Path, url_path: str, accept_encoding: str) -> WebFile | None:
     path = _inside(root, url_path)
-    if path is not None and path.is_dir():
-        path = _inside(root, f"{url_path}/{INDEX}")
+    # Not without the slash: the page's relative addresses would mean others.
+    if path is not None and path.is_dir() and url_path.endswith("/"):
+        path = _inside(root, f"{url_path}{INDEX}")
     if path is None or not path.is_file():
         return None
     media_type = _MEDIA_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]

@@ -107,6 +107,7 @@ def test_what_the_client_has_already_is_not_sent_again(served):
         "/%00",
         pytest.param("/" + "a" * 5000, id="long"),
         "/nothing.js",
+        "/deep",
         "/index.html/x",
     ],
 )
