@@ -187,6 +187,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    digest: str | None = None
+    """What manifest.json carries, which covers every file; None of a bundle that was not opened from it."""
 
     def graph(self, resolution: Resolution | None = None) -> GraphRecord:
         """The graph of a resolution; by default the largest.
@@ -275,7 +277,7 @@ def open_bundle(path: Path | str | None = None, *, check_files: bool = True) -> 
         raise InputError(
             f"{folder / MANIFEST_FILE} is damaged: its digest does not match. Export again"
         )
-    bundle = Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest, digest)
     _check_names(bundle)
     if check_files:
         _check_files(bundle)

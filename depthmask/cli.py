@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import click
 
 from depthmask.errors import (
-    INTERRUPTED_EXIT_CODE,
     CheckFailedError,
     DepthmaskError,
+    InterruptedWorkError,
     UnavailableError,
     UsageError,
 )
@@ -35,12 +35,9 @@ COMMANDS = {
     "bench": "Measure latency and accuracy per resolution and runtime.",
     "compare": "Say what became faster or slower between two results of `bench`.",
     "run": "Run a bundle on photographs, videos or a camera.",
+    "serve": "Answer requests over HTTP with a bundle, beside its web page.",
     "doctor": "Say what of this machine works, and how to mend the rest.",
 }
-
-
-class _InterruptedError(DepthmaskError):
-    exit_code = INTERRUPTED_EXIT_CODE
 
 
 # Which extra brings a package that a command needs.
@@ -52,9 +49,12 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "openvino": "openvino",
+    "prometheus_client": "serve",
     "safetensors": "export",
+    "starlette": "serve",
     "tensorboard": "train",
     "torch": "export",
+    "uvicorn": "serve",
     "yaml": "train",
 }
 
@@ -77,13 +77,14 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            raise _InterruptedError("interrupted") from interrupt
+            raise InterruptedWorkError("interrupted") from interrupt
         except ModuleNotFoundError as missing:
-            extra = _EXTRAS.get((missing.name or "").split(".")[0])
+            package = (missing.name or "").split(".")[0]
+            extra = _EXTRAS.get(package)
             if extra is None:
                 raise
             raise UnavailableError(
-                f"this needs the package {missing.name}, which is not installed. Try"
+                f"this needs the package {package}, which is not installed. Try"
                 f" `pip install 'depthmask[{extra}]'`"
             ) from missing
         except BrokenPipeError:

@@ -55,4 +55,7 @@ class OutputError(DepthmaskError):
     exit_code = 6
 
 
-INTERRUPTED_EXIT_CODE = 130
+class InterruptedWorkError(DepthmaskError):
+    """Ctrl-C or a signal ended the work before it was done."""
+
+    exit_code = 130

@@ -120,14 +120,24 @@ def write_png(path: Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16])
     Raises:
         OutputError: the file cannot be written.
     """
+    data = encode_png(image, str(path))
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def encode_png(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], name: str) -> bytes:
+    """The PNG file of (H,W) grey, (H,W,3) RGB or (H,W,4) RGBA, 8 or 16 bit; `name` is for messages.
+
+    Raises:
+        OutputError: the image cannot be encoded.
+    """
     bgr = image[:, :, [2, 1, 0, 3][: image.shape[2]]] if image.ndim == 3 else image
     encoded, data = cv2.imencode(".png", bgr)
     if not encoded:
-        raise OutputError(f"{path} could not be encoded as PNG: {image.shape} {image.dtype}")
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        raise OutputError(f"{name} could not be encoded as PNG: {image.shape} {image.dtype}")
+    return data.tobytes()
 
 
 def resize_weights(size_in: int, size_out: int) -> FloatArray:
