@@ -20,6 +20,7 @@ from depthmask.bundle import (
     Bundle,
     GraphRecord,
     InputKind,
+    Limits,
     Manifest,
     Precision,
     RewriteRecord,
@@ -34,7 +35,7 @@ from depthmask.export.budget import GraphRunner
 from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
-from depthmask.export.onnx_files import save_models
+from depthmask.export.onnx_files import is_large, save_models
 from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
@@ -56,6 +57,7 @@ DEFAULT_RESOLUTION = Resolution(224, 224)
 _SEARCHED_SHARE = 0.7
 _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
+_DEFAULT_LIMITS = Limits()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -75,6 +77,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
+    limits: Limits = _DEFAULT_LIMITS
     rewrites: RewriteOptions = _DEFAULT_REWRITES
     opset: int = OPSET
 
@@ -86,6 +89,11 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.dynamic_resolution and len(self.resolutions) > 1:
             raise UsageError(
                 "a dynamic resolution is one graph: give one --resolution, its default"
+            )
+        if self.dynamic_resolution and not self.limits.holds(self.resolutions[0]):
+            raise UsageError(
+                f"the resolution must be within its own limits, {self.limits.sizes}, but got"
+                f" {self.resolutions[0]}"
             )
 
 
@@ -100,6 +108,7 @@ def export_chain(
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
+    limits: Limits = _DEFAULT_LIMITS,
     rewrites: RewriteOptions = _DEFAULT_REWRITES,
     opset: int = OPSET,
     int8: Int8Options = _DEFAULT_INT8,
@@ -125,6 +134,7 @@ def export_chain(
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
+        limits: of an open batch and resolution; a pipeline refuses what is beyond.
         rewrites: which exact rewrites are made, and how that is decided.
         opset: of the graphs.
         int8: how int8 is calibrated, and what it may lose.
@@ -154,6 +164,7 @@ def export_chain(
         input=input,
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
+        limits=limits,
         rewrites=rewrites,
         opset=opset,
     )
@@ -193,7 +204,7 @@ def export_chain(
         progress("writing the graphs")
         files = {_file_name(r, options): model for r, model in models.items()}
         unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
-        if len(models) > 1:
+        if len(models) > 1 or any(map(is_large, models.values())):
             save_models({**files, **unsigned_files}, folder)
         else:  # one resolution's files stand alone
             save_models(files, folder)
@@ -212,6 +223,7 @@ def export_chain(
             input=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
+            limits=options.limits if options.dynamic_batch or options.dynamic_resolution else None,
             graphs=tuple(
                 GraphRecord(
                     file=_file_name(r, options),

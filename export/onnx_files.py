@@ -12,6 +12,8 @@ from depthmask.bundle import WEIGHTS_FILE
 
 _SHARED_FROM_BYTES = 1024
 _ALIGNMENT_BYTES = 4096
+LARGEST_FILE_BYTES = 2**31 - 2**24
+"""Of weights in one file: a protobuf ends at 2 GiB, and the graph itself needs room."""
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -20,13 +22,20 @@ def to_bytes(model: ir.Model) -> bytes:
     return data
 
 
-def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
-    """Write graphs by file name; more than one share equal weights in `weights.bin`.
+def is_large(model: ir.Model) -> bool:
+    """Whether a graph's weights are more than one protobuf can hold."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None) > LARGEST_FILE_BYTES
 
-    The same chain at several resolutions has the same convolutions, so a bundle of three is hardly
-    larger than a bundle of one. The graphs themselves stay as they are, weights inside.
+
+def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write graphs by file name; more than one, or a large one, keep their weights in `weights.bin`.
+
+    Equal weights are there once: the same chain at several resolutions has the same convolutions, so a
+    bundle of three is hardly larger than a bundle of one. The graphs themselves stay as they are, weights
+    inside.
     """
-    if len(models) <= 1:
+    if len(models) <= 1 and not any(map(is_large, models.values())):
         for name, model in models.items():
             (folder / name).write_bytes(to_bytes(model))
         return

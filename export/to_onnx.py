@@ -18,16 +18,15 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from depthmask.bundle import STAGE_KEY, InputKind
+from depthmask.bundle import DYNAMIC_SIDE_PX, LARGEST_BATCH, SIDE_STEP_PX, STAGE_KEY, InputKind
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import UsageError
 from depthmask.export.onnx_stage import OnnxStage, put_in
-from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
+from depthmask.frames import Resolution
 from depthmask.models.frame_chain import FrameChain
 
 OPSET = 18
 OPSETS = tuple(range(18, 24))
-LARGEST_BATCH = 1024
 LARGEST_FRAME_SIDE_PX = 16384
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
 # The shape of the example frame: any will do, but not the network's own, nor 0 or 1, which
@@ -100,10 +99,8 @@ def traced_program(
             # Sides in whole steps of the encoders' stride: with others the networks' inner sizes
             # are no single formula of the side.
             for axis, name in ((2, "rows"), (3, "columns")):
-                steps = torch.export.Dim(
-                    name, min=SMALLEST_SIDE_PX // 32 + 1, max=LARGEST_SIDE_PX // 32
-                )
-                shapes[axis] = 32 * steps
+                smallest, largest = (side // SIDE_STEP_PX for side in DYNAMIC_SIDE_PX)
+                shapes[axis] = SIDE_STEP_PX * torch.export.Dim(name, min=smallest, max=largest)
     with _quiet():
         try:
             program = torch.onnx.export(
