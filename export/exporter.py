@@ -90,7 +90,8 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 "a dynamic resolution is one graph: give one --resolution, its default"
             )
-        if self.dynamic_resolution and not self.limits.holds(self.resolutions[0]):
+        is_open = self.dynamic_resolution and self.input == "image"
+        if is_open and not self.limits.holds(self.resolutions[0]):
             raise UsageError(
                 f"the resolution must be within its own limits, {self.limits.sizes}, but got"
                 f" {self.resolutions[0]}"

@@ -327,3 +327,26 @@ def test_limits_are_chosen_recorded_shown_and_kept(tiny_chain, tmp_path, frame_H
 def test_limits_that_cannot_be(dmx_inside, options, said):
     code, _, err = dmx_inside("export", "--input", "image", *options)
     assert (code, said in err, err.count("\n")) == (2, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("factory", "what", "code"),
+    [
+        ("SingularValues", "ONNX has no operator for _linalg_svd", "torch.linalg.svdvals(mask)"),
+        ("Branching", "data-dependent", "if mask.mean() > 0.5:"),
+    ],
+)
+def test_what_cannot_be_traced_is_said_with_the_line_of_the_users_code(
+    dmx_inside, tmp_path, factory, what, code
+):
+    options = ("--mask", f"tiny_networks:{factory}", "--depth", "tiny_networks:TinyDepth")
+    exit_code, out, err = dmx_inside(
+        "export", *options, "--init", 0, "--resolution", 32, "--out", tmp_path / "b"
+    )
+    assert (exit_code, out) == (2, "")
+    (line,) = err.splitlines()
+    lines = Path(tiny_networks.__file__).read_text().splitlines()
+    (number,) = [n for n, text in enumerate(lines, 1) if code in text]
+    assert what in line
+    assert f"at {tiny_networks.__file__}:{number} (" in line
+    assert code in line
