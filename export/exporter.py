@@ -203,13 +203,8 @@ def export_chain(
         fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
-        files = {_file_name(r, options): model for r, model in models.items()}
-        unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
-        if len(models) > 1 or any(map(is_large, models.values())):
-            save_models({**files, **unsigned_files}, folder)
-        else:  # one resolution's files stand alone
-            save_models(files, folder)
-            save_models(unsigned_files, folder)
+        _save(models, unsigned, options, folder)
+        models.clear()  # verification loads the files, and need not share the memory with their source
         if tradeoffs:
             save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
@@ -260,6 +255,21 @@ def export_chain(
             manifest = build_engines(folder, manifest, engine, *prepared, progress)
         write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
+
+
+def _save(
+    models: Mapping[Resolution, ir.Model],
+    unsigned: Mapping[Resolution, ir.Model],
+    options: ExportOptions,
+    folder: Path,
+) -> None:
+    files = {_file_name(r, options): model for r, model in models.items()}
+    unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
+    if len(models) > 1 or any(map(is_large, models.values())):
+        save_models({**files, **unsigned_files}, folder)
+    else:  # one resolution's files stand alone
+        save_models(files, folder)
+        save_models(unsigned_files, folder)
 
 
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -37,7 +38,7 @@ def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
     """
     if len(models) <= 1 and not any(map(is_large, models.values())):
         for name, model in models.items():
-            (folder / name).write_bytes(to_bytes(model))
+            _write(model, folder / name)
         return
     models = {name: model.clone() for name, model in models.items()}
     offsets: dict[tuple[bytes, ir.DataType], int] = {}
@@ -64,3 +65,47 @@ def save_models(models: Mapping[str, ir.Model], folder: Path) -> None:
                 )
     for name, model in models.items():
         (folder / name).write_bytes(to_bytes(model))
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    """What `to_bytes` gives, to a file, with one of the larger weights in memory at a time.
+
+    A field of a protobuf is its number, its length and its content, in any order. So the graph (field 7 of a
+    model) is written without those weights, and they follow as its field 5.
+    """
+    model = model.clone()
+    weights = {}
+    for name, value in list(model.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes >= _SHARED_FROM_BYTES:
+            weights[name] = value.const_value
+            del model.graph.initializers[name]
+    proto = ir.to_proto(model)
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    sizes = {name: _tensor(name, weight).ByteSize() for name, weight in weights.items()}
+    fields = sum(len(_field(5, size)) + size for size in sizes.values())
+    with path.open("wb") as file:
+        file.write(proto.SerializeToString())
+        file.write(_field(7, len(graph) + fields) + graph)
+        for name, weight in weights.items():
+            file.write(_field(5, sizes[name]))
+            file.write(_tensor(name, weight).SerializeToString())
+
+
+def _tensor(name: str, weight: ir.TensorProtocol) -> Any:  # noqa: ANN401  (protobuf has no types)
+    found = ir.to_proto(weight)
+    if found.name == name:
+        return found
+    renamed = type(found)()
+    renamed.CopyFrom(found)
+    renamed.name = name
+    return renamed
+
+
+def _field(number: int, length: int) -> bytes:
+    """What stands before a field with a length: its number and kind, and that length in sevens of bits."""
+    head = [number << 3 | 2]
+    while length >= 0x80:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*head, length])

@@ -107,3 +107,18 @@ def test_a_large_graph_is_timed(small_limit, tmp_path):
     found = fastest_ms({"it": model})
     assert all(ms["it"] > 0 for ms in found.values())
     assert {"onnxruntime", "openvino"} <= set(found)
+
+
+def test_a_file_written_weight_by_weight_is_the_whole_model(tmp_path):
+    inner = ir.external_data.load_to_model(ir.load(depth_file(tmp_path / "d.onnx")))
+    onnx_files.save_models({"whole.onnx": inner}, tmp_path)
+    written = onnx.load(tmp_path / "whole.onnx")
+    expected = onnx.load_from_string(to_bytes(inner))
+    onnx.checker.check_model(written, full_check=True)
+    for model in (written, expected):  # the order of weights is free, and each has its own shape
+        weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+        assert [tensor.name for tensor in weights] == ["w1", "w2", "w3"]
+        del model.graph.value_info[:]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(weights)
+    assert written == expected
