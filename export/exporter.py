@@ -35,6 +35,7 @@ from depthmask.export.budget import GraphRunner
 from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
+from depthmask.export.memory import give_back
 from depthmask.export.onnx_files import is_large, save_models
 from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.pieces import with_named_image
@@ -184,6 +185,7 @@ def export_chain(
     progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
     models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
+    give_back()
     pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
     int8_record = None
     unsigned: dict[Resolution, ir.Model] = {}
@@ -205,6 +207,7 @@ def export_chain(
         progress("writing the graphs")
         _save(models, unsigned, options, folder)
         models.clear()  # verification loads the files, and need not share the memory with their source
+        give_back()
         if tradeoffs:
             save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
@@ -306,6 +309,7 @@ def _make_graphs(
             opset=options.opset,
         )
         progress(f"rewriting at {resolution}")
+        give_back()
         model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
         if options.precision == "bf16" and options.input == "frame":
             model = with_named_image(model)
