@@ -300,7 +300,7 @@ def _make_graphs(
     fp32_nodes: set[str] = set()
     for resolution in options.resolutions:
         progress(f"tracing at {resolution}")
-        model = trace(
+        traced = trace(
             chain,
             resolution,
             input_kind=options.input,
@@ -310,7 +310,12 @@ def _make_graphs(
         )
         progress(f"rewriting at {resolution}")
         give_back()
-        model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
+        model, records[resolution] = rewrite(traced, options.rewrites, precision=options.precision)
+        if trace is to_onnx and model is not traced:
+            # PyTorch's exporter keeps hold of its graph; the weights in it are ours to let go.
+            for value in traced.graph.initializers.values():
+                value.const_value = None
+        del traced
         if options.precision == "bf16" and options.input == "frame":
             model = with_named_image(model)
         if options.precision == "fp16":
