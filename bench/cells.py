@@ -130,6 +130,7 @@ def open_pipeline(request: Request) -> OpenedCell:
 
     Raises:
         UnavailableError: the runtime, the device or frames in batches are not to be had.
+        UsageError: a batch is larger than the export allowed.
         InputError: the bundle's graph cannot be opened.
     """
     if request.batch > 1 and not request.bundle.manifest.dynamic_batch:
@@ -137,6 +138,7 @@ def open_pipeline(request: Request) -> OpenedCell:
             "a batch needs a bundle that takes several frames in one call, but this one takes 1. Try"
             " `dmx export --dynamic-batch`"
         )
+    request.bundle.check_batch(request.batch)
     pipeline = Pipeline.open(
         request.bundle.path,
         request.runtime,

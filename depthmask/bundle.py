@@ -16,7 +16,7 @@ import msgspec
 
 from depthmask.engine import EngineHeader
 from depthmask.errors import InputError, UsageError
-from depthmask.frames import Normalisation, Resolution
+from depthmask.frames import LARGEST_SIDE_PX, Normalisation, Resolution
 from depthmask.presets import ChainSpec
 
 MANIFEST_FILE = "manifest.json"
@@ -33,6 +33,10 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 IMAGE_TENSOR = "image"
 """The preprocessed image: an input, or in a bf16 bundle's `frame` graph a tensor."""
 InputKind = Literal["frame", "image"]
+LARGEST_BATCH = 1024
+SIDE_STEP_PX = 32
+"""Sides of an open resolution go in whole steps of the encoders' stride."""
+DYNAMIC_SIDE_PX = (2 * SIDE_STEP_PX, LARGEST_SIDE_PX)
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,6 +145,67 @@ class GraphRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return Resolution(self.height, self.width)
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an open batch or resolution may be; a bundle that leaves neither open has none."""
+
+    largest_batch: int = LARGEST_BATCH
+    smallest_height: int = DYNAMIC_SIDE_PX[0]
+    smallest_width: int = DYNAMIC_SIDE_PX[0]
+    largest_height: int = DYNAMIC_SIDE_PX[1]
+    largest_width: int = DYNAMIC_SIDE_PX[1]
+
+    @classmethod
+    def of(
+        cls,
+        largest_batch: int | None = None,
+        smallest: Resolution | None = None,
+        largest: Resolution | None = None,
+    ) -> Limits:
+        """Checked; what is None is as wide as can be.
+
+        Raises:
+            UsageError: a limit is out of range, no multiple of `SIDE_STEP_PX`, or below another.
+        """
+        low, high = (Resolution(side, side) for side in DYNAMIC_SIDE_PX)
+        low, high = smallest or low, largest or high
+        batch = LARGEST_BATCH if largest_batch is None else largest_batch
+        if not 1 <= batch <= LARGEST_BATCH:
+            raise UsageError(f"the largest batch must be 1 to {LARGEST_BATCH}, but got {batch}")
+        for name, size in (("smallest", low), ("largest", high)):
+            sides = (size.height, size.width)
+            if any(side % SIDE_STEP_PX or side < DYNAMIC_SIDE_PX[0] for side in sides):
+                raise UsageError(
+                    f"the {name} resolution must have sides of {DYNAMIC_SIDE_PX[0]} to"
+                    f" {DYNAMIC_SIDE_PX[1]} in steps of {SIDE_STEP_PX}, but got {size}"
+                )
+        if low.height > high.height or low.width > high.width:
+            raise UsageError(
+                f"the smallest resolution must be within the largest, {high}, not {low}"
+            )
+        return cls(
+            largest_batch=batch,
+            smallest_height=low.height,
+            smallest_width=low.width,
+            largest_height=high.height,
+            largest_width=high.width,
+        )
+
+    @property
+    def sizes(self) -> str:
+        """In words."""
+        low = Resolution(self.smallest_height, self.smallest_width)
+        high = Resolution(self.largest_height, self.largest_width)
+        return f"{low} to {high} in steps of {SIDE_STEP_PX}"
+
+    def holds(self, resolution: Resolution) -> bool:
+        """Whether the networks take it."""
+        return (
+            self.smallest_height <= resolution.height <= self.largest_height
+            and self.smallest_width <= resolution.width <= self.largest_width
+            and resolution.height % SIDE_STEP_PX == resolution.width % SIDE_STEP_PX == 0
+        )
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What manifest.json holds. Sizes in bytes and pixels, depths in `chain.depth_unit`."""
 
@@ -158,6 +223,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     input: InputKind
     dynamic_batch: bool
     dynamic_resolution: bool
+    limits: Limits | None = None
+    """Of an open batch or resolution."""
     graphs: tuple[GraphRecord, ...]
     """Smallest resolution first; the largest is `model.onnx`."""
     opset: int
@@ -201,10 +268,42 @@ class Bundle:
         for graph in self.manifest.graphs:
             if graph.resolution == resolution:
                 return graph
+        if self.manifest.dynamic_resolution:
+            return self._resized(self.manifest.graphs[-1], resolution)
         held = ", ".join(map(str, self.manifest.resolutions))
         raise UsageError(
             f"the resolution must be one that {self.path} holds ({held}), but got {resolution}. Try"
             f" `dmx export --resolution {held.replace(' ', '')},{resolution}`"
+        )
+
+    def check_batch(self, frames: int) -> None:
+        """Refuse more frames in one call than the export allowed.
+
+        Raises:
+            UsageError: there are.
+        """
+        allowed = (self.manifest.limits or Limits()).largest_batch
+        if frames > allowed:
+            raise UsageError(
+                f"a batch must be of {allowed} frames at most, as {self.path} was exported, but got"
+                f" {frames}. Try `dmx export --dynamic-batch --largest-batch {frames}`"
+            )
+
+    def _resized(self, graph: GraphRecord, resolution: Resolution) -> GraphRecord:
+        """The graph of an open resolution at another one; its work grows with the area."""
+        limits = self.manifest.limits or Limits()
+        if not limits.holds(resolution):
+            raise UsageError(
+                f"the resolution must be within what {self.path} was exported for, {limits.sizes}, but"
+                f" got {resolution}. Try `dmx export --dynamic-resolution --input image` with --smallest"
+                " or --largest"
+            )
+        area = resolution.height * resolution.width / (graph.height * graph.width)
+        return msgspec.structs.replace(
+            graph,
+            height=resolution.height,
+            width=resolution.width,
+            gmac=round(graph.gmac * area, 4),
         )
 
     def model_path(self, resolution: Resolution | None = None) -> Path:

@@ -70,7 +70,7 @@ class Pipeline:
 
         Raises:
             InputError: there is no such bundle, or it is damaged.
-            UsageError: unknown runtime or device, or a resolution that the bundle lacks.
+            UsageError: unknown runtime or device, or a resolution that the bundle lacks or does not allow.
             UnavailableError: the runtime's package or the device is not here, with the reason.
         """
         started = time.perf_counter()
@@ -102,10 +102,16 @@ class Pipeline:
         return self._predict(_check_frame(frame_HW3)[None])[0]
 
     def run_batch(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
-        """Predict several frames; those of one size go through a dynamic-batch bundle together."""
+        """Predict several frames; those of one size go through a dynamic-batch bundle together.
+
+        Raises:
+            UsageError: a frame is of another shape or type, or they are more than the export allowed.
+            CheckFailedError: the networks gave a value that is not finite.
+        """
         checked = [_check_frame(frame) for frame in frames]
         together = self.manifest.dynamic_batch and len({frame.shape for frame in checked}) == 1
         if together and len(checked) > 1:
+            self.bundle.check_batch(len(checked))
             return self._predict(np.stack(checked))
         return [self._predict(frame[None])[0] for frame in checked]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,13 +15,12 @@ import onnx_ir as ir
 from depthmask.accuracy import AccuracyResult, Guess, accuracy
 from depthmask.bundle import InputKind
 from depthmask.errors import UsageError
-from depthmask.export.onnx_files import to_bytes
 from depthmask.export.reference import Reference
+from depthmask.export.sessions import GraphSession
 from depthmask.export.verify import accuracy_losses, agreement, disagreement
 from depthmask.frames import Normalisation, Resolution, UInt8Array, to_frame, to_network
 from depthmask.presets import Kind
 from depthmask.runtimes import Tensors
-from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 from depthmask.samples import Samples
 
 MAX_DROP_POINTS = {"iou": 0.5, "delta1": 0.5}
@@ -69,10 +67,7 @@ class GraphRunner:
 
     def open(self, model: ir.Model) -> Callable[[UInt8Array], list[np.ndarray]]:
         """From a frame to the raw mask and depth, (1,1,H,W) and (1,1,h,w), by ONNX Runtime."""
-        ort = import_onnxruntime()
-        session: Any = ort.InferenceSession(
-            to_bytes(model), session_options(ort, None), providers=["CPUExecutionProvider"]
-        )
+        session = GraphSession(model)
         return lambda frame: session.run(["mask", "depth"], self.inputs(frame))
 
 

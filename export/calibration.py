@@ -19,11 +19,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from depthmask.errors import InputError
-from depthmask.export.onnx_files import to_bytes
 from depthmask.export.quantise import INT8_LARGEST, Range, input_tensors, quantise, sites
+from depthmask.export.sessions import GraphSession
 from depthmask.export.unsigned import held_tensors
 from depthmask.runtimes import Tensors
-from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 
 Calibrator = Literal["minmax", "percentile", "entropy"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
@@ -165,15 +164,12 @@ def _bytes(value: ir.Value) -> int:
     return 4 * int(np.prod([side if isinstance(side, int) else 1 for side in sides], dtype=int))
 
 
-def _session_giving(model: ir.Model, tensors: Sequence[str]) -> Any:  # noqa: ANN401
+def _session_giving(model: ir.Model, tensors: Sequence[str]) -> GraphSession:
     probed = model.clone()
     values = _values(probed)
     already = {output.name for output in probed.graph.outputs}
     probed.graph.outputs.extend(values[name] for name in tensors if name not in already)
-    ort = import_onnxruntime()
-    return ort.InferenceSession(
-        to_bytes(probed), session_options(ort, None), providers=["CPUExecutionProvider"]
-    )
+    return GraphSession(probed)
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:

@@ -40,7 +40,7 @@ from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, bu
 from depthmask.export.verify import verify_bundle
 from depthmask.frames import Resolution
 from depthmask.output_files import check_output
-from depthmask.profiles import LARGEST_BATCH, shape_range
+from depthmask.profiles import PROFILE_BATCH, shape_range
 from depthmask.runtimes import for_precision, require
 from depthmask.tensorrt_module import import_tensorrt
 
@@ -55,7 +55,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """As `sm89`; TensorRT-RTX only, since TensorRT builds for the GPU that is here."""
     workspace_mib: int | None = None
     level: int = 3
-    largest_batch: int = LARGEST_BATCH
+    largest_batch: int = PROFILE_BATCH
     """Of a bundle whose batch is open."""
     largest: Resolution | None = None
     """Of frames, or of a dynamic resolution; by default those of `depthmask.profiles`."""

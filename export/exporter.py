@@ -20,6 +20,7 @@ from depthmask.bundle import (
     Bundle,
     GraphRecord,
     InputKind,
+    Limits,
     Manifest,
     Precision,
     RewriteRecord,
@@ -34,7 +35,8 @@ from depthmask.export.budget import GraphRunner
 from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
-from depthmask.export.onnx_files import save_models
+from depthmask.export.memory import give_back
+from depthmask.export.onnx_files import is_large, save_models
 from depthmask.export.onnx_stage import OnnxStage
 from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
@@ -56,6 +58,7 @@ DEFAULT_RESOLUTION = Resolution(224, 224)
 _SEARCHED_SHARE = 0.7
 _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
+_DEFAULT_LIMITS = Limits()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -75,6 +78,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
+    limits: Limits = _DEFAULT_LIMITS
     rewrites: RewriteOptions = _DEFAULT_REWRITES
     opset: int = OPSET
 
@@ -86,6 +90,12 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.dynamic_resolution and len(self.resolutions) > 1:
             raise UsageError(
                 "a dynamic resolution is one graph: give one --resolution, its default"
+            )
+        is_open = self.dynamic_resolution and self.input == "image"
+        if is_open and not self.limits.holds(self.resolutions[0]):
+            raise UsageError(
+                f"the resolution must be within its own limits, {self.limits.sizes}, but got"
+                f" {self.resolutions[0]}"
             )
 
 
@@ -100,6 +110,7 @@ def export_chain(
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
+    limits: Limits = _DEFAULT_LIMITS,
     rewrites: RewriteOptions = _DEFAULT_REWRITES,
     opset: int = OPSET,
     int8: Int8Options = _DEFAULT_INT8,
@@ -125,6 +136,7 @@ def export_chain(
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
+        limits: of an open batch and resolution; a pipeline refuses what is beyond.
         rewrites: which exact rewrites are made, and how that is decided.
         opset: of the graphs.
         int8: how int8 is calibrated, and what it may lose.
@@ -154,6 +166,7 @@ def export_chain(
         input=input,
         dynamic_batch=dynamic_batch,
         dynamic_resolution=dynamic_resolution,
+        limits=limits,
         rewrites=rewrites,
         opset=opset,
     )
@@ -172,6 +185,7 @@ def export_chain(
     progress("running the chain on the reference frames")
     reference = make_reference(chain, options.resolutions)
     models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
+    give_back()
     pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
     int8_record = None
     unsigned: dict[Resolution, ir.Model] = {}
@@ -191,13 +205,9 @@ def export_chain(
         fp32_nodes = _kept(tradeoffs)
     with new_folder(out, overwrite=overwrite) as folder:
         progress("writing the graphs")
-        files = {_file_name(r, options): model for r, model in models.items()}
-        unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
-        if len(models) > 1:
-            save_models({**files, **unsigned_files}, folder)
-        else:  # one resolution's files stand alone
-            save_models(files, folder)
-            save_models(unsigned_files, folder)
+        _save(models, unsigned, options, folder)
+        models.clear()  # verification loads the files, and need not share the memory with their source
+        give_back()
         if tradeoffs:
             save_tradeoffs(tradeoffs, folder)
         with (folder / REFERENCE_FILE).open("wb") as file:
@@ -212,6 +222,7 @@ def export_chain(
             input=options.input,
             dynamic_batch=options.dynamic_batch,
             dynamic_resolution=options.dynamic_resolution,
+            limits=options.limits if options.dynamic_batch or options.dynamic_resolution else None,
             graphs=tuple(
                 GraphRecord(
                     file=_file_name(r, options),
@@ -249,6 +260,21 @@ def export_chain(
     return open_bundle(out, check_files=False)
 
 
+def _save(
+    models: Mapping[Resolution, ir.Model],
+    unsigned: Mapping[Resolution, ir.Model],
+    options: ExportOptions,
+    folder: Path,
+) -> None:
+    files = {_file_name(r, options): model for r, model in models.items()}
+    unsigned_files = {_unsigned_name(r, options): model for r, model in unsigned.items()}
+    if len(models) > 1 or any(map(is_large, models.values())):
+        save_models({**files, **unsigned_files}, folder)
+    else:  # one resolution's files stand alone
+        save_models(files, folder)
+        save_models(unsigned_files, folder)
+
+
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
     if target == "onnx":
         if engine is not None:
@@ -274,7 +300,7 @@ def _make_graphs(
     fp32_nodes: set[str] = set()
     for resolution in options.resolutions:
         progress(f"tracing at {resolution}")
-        model = trace(
+        traced = trace(
             chain,
             resolution,
             input_kind=options.input,
@@ -283,7 +309,13 @@ def _make_graphs(
             opset=options.opset,
         )
         progress(f"rewriting at {resolution}")
-        model, records[resolution] = rewrite(model, options.rewrites, precision=options.precision)
+        give_back()
+        model, records[resolution] = rewrite(traced, options.rewrites, precision=options.precision)
+        if trace is to_onnx and model is not traced:
+            # PyTorch's exporter keeps hold of its graph; the weights in it are ours to let go.
+            for value in traced.graph.initializers.values():
+                value.const_value = None
+        del traced
         if options.precision == "bf16" and options.input == "frame":
             model = with_named_image(model)
         if options.precision == "fp16":

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from depthmask.errors import InputError
-from depthmask.export.onnx_files import to_bytes
+from depthmask.export.sessions import GraphSession
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 
@@ -32,11 +32,12 @@ def not_finite(model: ir.Model, inputs: Mapping[str, Tensors]) -> list[str]:
         InputError: the depth does not depend on the mask.
     """
     ort = import_onnxruntime()
-    forced = with_forced_mask(model)
-    session = ort.InferenceSession(
-        to_bytes(forced), session_options(ort, None), providers=["CPUExecutionProvider"]
-    )
-    shape = [side if isinstance(side, int) else 1 for side in session.get_inputs()[-1].shape]
+    options = session_options(ort, None)
+    # Not the blocked layout: it is another copy of the weights, for a few runs.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session = GraphSession(with_forced_mask(model), options)
+    *_, mask_shape = session.inputs.values()
+    shape = [side if isinstance(side, int) else 1 for side in mask_shape]
     cases = []
     for mask_name, level in FORCED.items():
         mask_11HW = np.full(shape, level, np.float32)

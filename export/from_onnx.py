@@ -23,6 +23,7 @@ from onnx_ir.passes.common import (
 from depthmask.errors import InputError, UsageError
 
 OLDEST_OPSET = 7
+_TAKEN_FROM_BYTES = 2**16
 _ONNX_DOMAINS = ("", "ai.onnx")
 
 
@@ -117,6 +118,7 @@ def to_opset(network: OnnxNetwork, opset: int) -> ir.Model:
         raise InputError(
             f"{network.path} must be of opset {OLDEST_OPSET} or newer, but got {found}"
         )
+    weights = _take_weights(model)
     proto = ir.to_proto(model)
     try:
         if found < opset:
@@ -127,6 +129,7 @@ def to_opset(network: OnnxNetwork, opset: int) -> ir.Model:
             f"{network.path} cannot be brought from opset {found} to {opset}: {error}"
         ) from error
     converted = ir.from_proto(proto)
+    _put_weights(converted, weights)
     RemoveInitializersFromInputsPass()(converted)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(converted)
     RemoveUnusedNodesPass()(converted)
@@ -150,6 +153,32 @@ def gmac(model: ir.Model) -> float:
             inner = shapes[0][-1]
             total += positions * (inner if isinstance(inner, int) else 1)
     return total / 1e9
+
+
+def _take_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Make inputs of the larger weights: converting copies what is inside, and ends at 2 GiB.
+
+    What a converter must know of a constant (sizes, scales, axes) is smaller.
+    """
+    taken = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _TAKEN_FROM_BYTES:
+            continue
+        taken[name] = tensor
+        value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        if value not in model.graph.inputs:
+            model.graph.inputs.append(value)
+        value.const_value = None
+        del model.graph.initializers[name]
+    return taken
+
+
+def _put_weights(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
+    for value in model.graph.inputs:
+        if value.name in weights:
+            value.const_value = weights[value.name]
+            model.graph.register_initializer(value)
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

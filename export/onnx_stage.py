@@ -7,7 +7,7 @@ with. Traced, it leaves a placeholder, for which `put_in` puts the file's graph 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from depthmask.bundle import STAGE_KEY
 from depthmask.errors import InputError, UsageError
 from depthmask.export.from_onnx import OnnxNetwork, gmac, read_network, to_opset
-from depthmask.export.onnx_files import to_bytes
+from depthmask.export.sessions import GraphSession
 from depthmask.models.blocks import resize_bilinear
-from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 
 Role = Literal["mask", "depth"]
 _DOMAIN = "depthmask"
@@ -44,13 +43,8 @@ class OnnxStage(nn.Module):
                 f" {self.network.input_shape}. Try --{role}-layout"
                 f" {'nhwc' if layout == 'nchw' else 'nchw'}"
             )
-        ort = import_onnxruntime()
         try:
-            self._session: Any = ort.InferenceSession(
-                to_bytes(self.network.model),
-                session_options(ort, None),
-                providers=["CPUExecutionProvider"],
-            )
+            self._session = GraphSession(self.network.model)
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise InputError(f"{path} cannot be loaded by ONNX Runtime: {error}") from error
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -108,11 +102,8 @@ class OnnxStage(nn.Module):
             if value.name and not value.is_graph_output()
         ]
         model.graph.outputs.extend(tensors)
-        ort = import_onnxruntime()
-        session = ort.InferenceSession(
-            to_bytes(model), session_options(ort, None), providers=["CPUExecutionProvider"]
-        )
-        names = [value.name for value in tensors]
+        session = GraphSession(model)
+        names = [str(value.name) for value in tensors]
         arrays = session.run(names, {self.network.input: image})
         return {
             f"{self.role}.{name}": array

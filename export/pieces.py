@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from depthmask.bundle import IMAGE_TENSOR, STAGE_KEY, Bundle
 from depthmask.errors import InputError, UsageError
-from depthmask.export.onnx_files import to_bytes
+from depthmask.export.sessions import GraphSession
 from depthmask.frames import Resolution
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
@@ -300,9 +299,9 @@ def _outputs(
     ]
 
 
-def _session(model: ir.Model) -> Any:  # noqa: ANN401
+def _session(model: ir.Model) -> GraphSession:
     ort = import_onnxruntime()
     options = session_options(ort, None)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # shapes that differ are what we look for
-    return ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
+    return GraphSession(model, options)

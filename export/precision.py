@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from depthmask.export.onnx_files import to_bytes
+from depthmask.export.sessions import GraphSession
 from depthmask.export.to_onnx import stage_of
 from depthmask.runtimes import Tensors
-from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime
 
 FP16_LARGEST = float(np.finfo(np.float16).max)
 # A few frames do not show the largest value there is, so a value may use a quarter of the range.
@@ -31,11 +30,8 @@ def node_ranges(model: ir.Model, batches: Iterable[Tensors]) -> dict[str, float]
     Every activation is reduced inside the graph (Abs, ReduceMax), so the memory is the network's own.
     NaN and infinity count as infinity.
     """
-    ort = import_onnxruntime()
-    session = ort.InferenceSession(
-        to_bytes(_with_range_outputs(model)), providers=["CPUExecutionProvider"]
-    )
-    names = [o.name for o in session.get_outputs() if o.name.startswith(_RANGE_PREFIX)]
+    session = GraphSession(_with_range_outputs(model))
+    names = [name for name in session.outputs if name.startswith(_RANGE_PREFIX)]
     largest = dict.fromkeys(names, 0.0)
     for inputs in batches:
         for name, value in zip(names, session.run(names, inputs), strict=True):
@@ -116,9 +112,8 @@ def needed_in_fp32(
 
 
 def _outputs(model: ir.Model, batches: Sequence[Tensors]) -> dict[str, list[np.ndarray]]:
-    ort = import_onnxruntime()
-    session = ort.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    session = GraphSession(model)
+    names = session.outputs
     results = [session.run(names, inputs) for inputs in batches]
     return {name: [result[index] for result in results] for index, name in enumerate(names)}
 

@@ -8,6 +8,7 @@ they come from, and carry their stage (`preprocess`, `mask`, `depth` or `chain`)
 from __future__ import annotations
 
 import ast
+import importlib
 import logging
 import warnings
 from collections import Counter
@@ -18,17 +19,18 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from depthmask.bundle import STAGE_KEY, InputKind
+from depthmask.bundle import DYNAMIC_SIDE_PX, LARGEST_BATCH, SIDE_STEP_PX, STAGE_KEY, InputKind
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import UsageError
 from depthmask.export.onnx_stage import OnnxStage, put_in
-from depthmask.frames import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Resolution
+from depthmask.export.untraceable import reason
+from depthmask.frames import Resolution
 from depthmask.models.frame_chain import FrameChain
 
 OPSET = 18
 OPSETS = tuple(range(18, 24))
-LARGEST_BATCH = 1024
 LARGEST_FRAME_SIDE_PX = 16384
+_TALKATIVE = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
 # The shape of the example frame: any will do, but not the network's own, nor 0 or 1, which
 # torch.export would take for fixed.
@@ -100,10 +102,8 @@ def traced_program(
             # Sides in whole steps of the encoders' stride: with others the networks' inner sizes
             # are no single formula of the side.
             for axis, name in ((2, "rows"), (3, "columns")):
-                steps = torch.export.Dim(
-                    name, min=SMALLEST_SIDE_PX // 32 + 1, max=LARGEST_SIDE_PX // 32
-                )
-                shapes[axis] = 32 * steps
+                smallest, largest = (side // SIDE_STEP_PX for side in DYNAMIC_SIDE_PX)
+                shapes[axis] = SIDE_STEP_PX * torch.export.Dim(name, min=smallest, max=largest)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -117,10 +117,9 @@ def traced_program(
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise UsageError(
-                f"the chain must be traceable by torch.export, but it is not: {reason}. Try --debug for"
-                " the place in the model's code"
+                f"the chain must be traceable by torch.export, but it is not: {reason(error)}. Try another"
+                " way to compute that, or --debug for all that PyTorch says"
             ) from error
     if program is None:
         raise UsageError("the ONNX exporter gave no graph")
@@ -169,13 +168,21 @@ def _forget(metadata: dict[str, str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's remarks on packages that we do not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Leave out the exporter's remarks on packages that we do not use, and the graph that it prints as far as
+    it came: what went wrong is in its error.
+    """
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    printing: Any = importlib.import_module("torch.export._trace")
+    # Its own print, not the stream: a progress bar is drawn there meanwhile.
+    printing.print = lambda *words, **how: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        del printing.print
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,7 +14,8 @@ import onnx_ir as ir
 
 from depthmask import runtimes
 from depthmask.export.graph_edit import static_shape
-from depthmask.export.onnx_files import to_bytes
+from depthmask.export.onnx_files import is_large, save_models, to_bytes
+from depthmask.export.sessions import GraphSession
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
 from depthmask.runtimes.openvino_runtime import compile_for_cpu, core
 
@@ -82,7 +85,7 @@ def fastest_ms(
         if runtime not in runtimes.installed():
             continue
         opener = {"onnxruntime": _onnxruntime_call, "openvino": _openvino_call}[runtime]
-        calls = {name: opener(to_bytes(model), data, threads) for name, model in models.items()}
+        calls = {name: opener(model, data, threads) for name, model in models.items()}
         found[runtime] = _in_turns(calls, generator)
     return found
 
@@ -107,17 +110,25 @@ def _in_turns(calls: Mapping[str, Call], generator: np.random.Generator) -> dict
     return {name: median(times) for name, times in times_ms.items()}
 
 
-def _onnxruntime_call(model: bytes, data: np.ndarray, threads: int | None) -> Call:
-    ort = import_onnxruntime()
-    options = session_options(ort, threads)
+def _onnxruntime_call(model: ir.Model, data: np.ndarray, threads: int | None) -> Call:
+    options = session_options(import_onnxruntime(), threads)
     # Sessions wait their turn: one that spins meanwhile takes the cores of the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: data}
+    session = GraphSession(model, options)
+    (name,) = session.inputs
+    inputs = {name: data}
     return lambda: session.run(None, inputs)
 
 
-def _openvino_call(model: bytes, data: np.ndarray, threads: int | None) -> Call:
-    compiled = compile_for_cpu(core().read_model(model), threads)
+def _openvino_call(model: ir.Model, data: np.ndarray, threads: int | None) -> Call:
+    compiled = _compiled(model, threads)
     request = compiled.create_infer_request()
     return lambda: request.infer([data], share_inputs=True)
+
+
+def _compiled(model: ir.Model, threads: int | None) -> Any:  # noqa: ANN401
+    if not is_large(model):
+        return compile_for_cpu(core().read_model(to_bytes(model)), threads)
+    with tempfile.TemporaryDirectory(prefix="depthmask-tune-") as folder:
+        save_models({"model.onnx": model}, Path(folder))
+        return compile_for_cpu(core().read_model(Path(folder) / "model.onnx"), threads)

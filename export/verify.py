@@ -15,6 +15,7 @@ from depthmask.accuracy import AccuracyResult, accuracy, judged_depth
 from depthmask.bundle import REFERENCE_FILE, Bundle, GraphRecord, Manifest, Precision
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.blame import Blame, find_blame
+from depthmask.export.memory import give_back
 from depthmask.export.reference import Reference
 from depthmask.frames import FloatArray, Resolution, UInt8Array, to_network
 from depthmask.pipeline import Pipeline
@@ -233,8 +234,10 @@ def verify_bundle(
                 lost[-1] += f" (to blame is {parity.blame})"
             parities.append(parity)
             drops += lost
+        give_back()
         if not unchecked:
             extremes += _extremes(spelled, resolution, reference)
+            give_back()
     return VerifyReport(tuple(parities), accuracies, tuple(drops), tuple(extremes), unchecked)
 
 

@@ -13,7 +13,7 @@ from depthmask.frames import Resolution
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from depthmask.bundle import Manifest
+    from depthmask.bundle import Limits, Manifest
     from depthmask.engine import EngineHeader
     from depthmask.export.engines import EngineOptions
 
@@ -70,15 +70,18 @@ _OPTIONS = (
     click.option(
         "--largest",
         metavar="HxW",
-        help="The largest frame that an engine takes, or the largest dynamic resolution; 2160x3840 or"
-        " 1024x1024 by default.",
+        help="The largest --dynamic-resolution, 4096x4096 by default (1024x1024 of an engine); or the"
+        " largest frame that an engine takes, 2160x3840 by default.",
+    ),
+    click.option(
+        "--smallest",
+        metavar="HxW",
+        help="The smallest --dynamic-resolution; 64x64 by default.",
     ),
     click.option(
         "--largest-batch",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        help="Of an engine with --dynamic-batch.",
+        type=click.IntRange(1, 1024),
+        help="Of --dynamic-batch; 1024 by default, 8 of an engine.",
     ),
     click.option(
         "--rebuild",
@@ -98,6 +101,12 @@ _OF_ENGINES = (
     "largest",
     "largest_batch",
 )
+_LIMITS = {
+    "largest_batch": "dynamic_batch",
+    "largest": "dynamic_resolution",
+    "smallest": "dynamic_resolution",
+}
+"""Limits, and what they are of."""
 
 
 def engine_options(command: Command) -> Command:
@@ -115,13 +124,14 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     """
     given = _given(click.get_current_context())
     if target == "onnx":
-        if wrong := [name for name in _OF_ENGINES if name in given]:
+        if wrong := [name for name in _OF_ENGINES if name in given and name not in _LIMITS]:
             raise UsageError(
                 f"--{wrong[0].replace('_', '-')} is of engines, but --to is onnx. Try --to tensorrt-rtx"
             )
         return None
     from depthmask.export.engines import EngineOptions
     from depthmask.export.tensorrt_builder import BuildFlags
+    from depthmask.profiles import PROFILE_BATCH
 
     largest = options["largest"]
     return EngineOptions(
@@ -129,7 +139,7 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
         architectures=options["gpu"] or (),
         workspace_mib=options["workspace_mib"],
         level=options["builder_level"],
-        largest_batch=options["largest_batch"],
+        largest_batch=options["largest_batch"] or PROFILE_BATCH,
         largest=Resolution.parse(largest) if largest is not None else None,
         flags=BuildFlags(
             timing_cache=options["timing_cache"],
@@ -138,6 +148,33 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
             strip_weights=options["strip_weights"],
         ),
     )
+
+
+def chosen_limits(options: Mapping[str, Any], opened: Mapping[str, bool], target: str) -> Limits:
+    """The limits of an open batch and resolution.
+
+    Args:
+        options: of the command line.
+        opened: whether `dynamic_batch` and `dynamic_resolution` were asked for.
+        target: engines have limits of their own, which need neither.
+
+    Raises:
+        UsageError: a limit of what is not open, or an unusable one.
+    """
+    from depthmask.bundle import Limits
+
+    given = _given(click.get_current_context())
+    for name, of in _LIMITS.items():
+        of_engine = target != "onnx" and name in _OF_ENGINES
+        if name in given and not opened[of] and not of_engine:
+            flag = of.replace("_", "-")
+            raise UsageError(f"--{name.replace('_', '-')} is of --{flag}. Try it with --{flag}")
+    sizes = {
+        name: Resolution.parse(options[name])
+        for name in ("smallest", "largest")
+        if options[name] is not None and opened["dynamic_resolution"]
+    }
+    return Limits.of(options["largest_batch"], **sizes)
 
 
 def rebuild_only(context: click.Context) -> None:

@@ -9,6 +9,7 @@ import click
 
 from depthmask.commands.engine_options import (
     chosen_engine,
+    chosen_limits,
     engine_options,
     print_engines,
     rebuild_only,
@@ -198,6 +199,8 @@ def command(
             f"a bundle has one precision, but got --{' and --'.join(asked)}. Export twice"
         )
     require_precision(asked[0])
+    opened = {"dynamic_batch": dynamic_batch, "dynamic_resolution": dynamic_resolution}
+    limits = chosen_limits(others, opened, target)
     if not int8 and (max_drop is not None or calibration is not None):
         raise UsageError("--max-drop and --calibration are of int8. Try them with --int8")
     int8_options = Int8Options(
@@ -244,6 +247,7 @@ def command(
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
+            limits=limits,
             rewrites=chosen,
             opset=opset,
             int8=int8_options,

@@ -83,6 +83,10 @@ def _print_summary(bundle: Bundle) -> None:
     )
     if manifest.fp32_nodes:
         console.print(f"{len(manifest.fp32_nodes)} nodes stay fp32")
+    if manifest.limits is not None:
+        opened = [f"batches of up to {manifest.limits.largest_batch}"] * manifest.dynamic_batch
+        opened += [f"resolutions of {manifest.limits.sizes}"] * manifest.dynamic_resolution
+        console.print(f"takes {' and '.join(opened)}")
     table = Table("resolution", "file", "GMAC", "as exported", "rewritten sites")
     for graph in manifest.graphs:
         saved = sum(one.gmac_before - one.gmac_after for one in graph.rewrites)

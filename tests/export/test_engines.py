@@ -125,7 +125,7 @@ def test_a_dynamic_resolution_is_a_profile(tiny_chain, trace, tmp_path):
         trace=trace,
     )
     image = bundle.manifest.engines[0].inputs["image"]
-    assert image.smallest == (1, 3, 32, 32)
+    assert image.smallest == (1, 3, 64, 64)
     assert image.best == (1, 3, 64, 96)
     assert image.largest == (1, 3, 256, 512)
 
@@ -292,7 +292,7 @@ def test_the_command_rebuilds_and_prints(copied, dmx_inside):
     ("arguments", "words"),
     [
         (("--gpu", "sm86"), "--gpu is of engines, but --to is onnx"),
-        (("--largest", "64"), "--largest is of engines, but --to is onnx"),
+        (("--largest", "64"), "--largest is of --dynamic-resolution"),
         (("--rebuild", "b"), "--rebuild needs --to tensorrt or --to tensorrt-rtx"),
         (("--rebuild", "b", "--to", "tensorrt-rtx", "--fp16"), "but got --fp16"),
         (("--to", "tensorrt", "--gpu", "sm86"), "builds for the GPU of the machine"),

@@ -15,13 +15,14 @@ import tiny_networks
 import torch
 
 from depthmask import chain as chains
-from depthmask.bundle import open_bundle
+from depthmask.bundle import Limits, open_bundle
 from depthmask.chain import MaskDepthChain
 from depthmask.errors import CheckFailedError, InputError, OutputError, UsageError
 from depthmask.export import export_chain, verify_bundle
 from depthmask.export.to_onnx import STAGE_KEY, to_onnx
-from depthmask.frames import Resolution
+from depthmask.frames import Normalisation, Resolution, to_frame, to_network
 from depthmask.models.frame_chain import FrameChain
+from depthmask.pipeline import Pipeline
 
 SMALL = Resolution(32, 32)
 
@@ -283,3 +284,69 @@ def test_presets_build_and_predict_at_odd_sizes():
         mask, depth = chains.build(name, seed=0)(torch.zeros(1, 3, 33, 47))
         assert mask.shape == (1, 1, 33, 47)
         assert depth.shape[:2] == (1, 1)
+
+
+def test_limits_are_chosen_recorded_shown_and_kept(tiny_chain, tmp_path, frame_HW3, dmx_inside):
+    limits = Limits.of(largest_batch=3, smallest=Resolution(64, 64), largest=Resolution(128, 160))
+    bundle = export_chain(
+        tiny_chain,
+        tmp_path / "b",
+        resolution=Resolution(64, 96),
+        input="image",
+        dynamic_batch=True,
+        dynamic_resolution=True,
+        limits=limits,
+    )
+    assert open_bundle(bundle.path).manifest.limits == limits
+    _, out, _ = dmx_inside("inspect", bundle.path)
+    assert "batches of up to 3 and resolutions of 64 to 128x160 in steps of 32" in out
+    with Pipeline.open(bundle.path, resolution=Resolution(128, 160)) as pipeline:
+        found = pipeline.run_batch([frame_HW3] * 3)
+        with pytest.raises(UsageError, match=r"of 3 frames at most.*--largest-batch 4"):
+            pipeline.run_batch([frame_HW3] * 4)
+    with torch.inference_mode():
+        normalisation = Normalisation(tiny_chain.spec.mean, tiny_chain.spec.std)
+        image = to_network(frame_HW3[None], Resolution(128, 160), normalisation)
+        mask_11HW, _ = tiny_chain(torch.from_numpy(image))
+    expected = to_frame(mask_11HW.numpy()[0, 0], *frame_HW3.shape[:2])
+    np.testing.assert_allclose(found[2].mask_HW, expected, atol=1e-5)
+    for refused in ("160", "128x100", "32"):
+        code, _, err = dmx_inside("bench", bundle.path, "--resolution", refused)
+        assert (code, "exported for, 64 to 128x160" in err, err.count("\n")) == (2, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--largest-batch", "4"), "--largest-batch is of --dynamic-batch"),
+        (("--smallest", "64"), "--smallest is of --dynamic-resolution"),
+        (("--dynamic-resolution", "--largest", "100"), "in steps of 32, but got 100"),
+        (("--dynamic-resolution", "--smallest", "128", "--largest", "96"), "within the largest"),
+    ],
+)
+def test_limits_that_cannot_be(dmx_inside, options, said):
+    code, _, err = dmx_inside("export", "--input", "image", *options)
+    assert (code, said in err, err.count("\n")) == (2, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("factory", "what", "code"),
+    [
+        ("SingularValues", "ONNX has no operator for _linalg_svd", "torch.linalg.svdvals(mask)"),
+        ("Branching", "data-dependent", "if mask.mean() > 0.5:"),
+    ],
+)
+def test_what_cannot_be_traced_is_said_with_the_line_of_the_users_code(
+    dmx_inside, tmp_path, factory, what, code
+):
+    options = ("--mask", f"tiny_networks:{factory}", "--depth", "tiny_networks:TinyDepth")
+    exit_code, out, err = dmx_inside(
+        "export", *options, "--init", 0, "--resolution", 32, "--out", tmp_path / "b"
+    )
+    assert (exit_code, out) == (2, "")
+    (line,) = err.splitlines()
+    lines = Path(tiny_networks.__file__).read_text().splitlines()
+    (number,) = [n for n, text in enumerate(lines, 1) if code in text]
+    assert what in line
+    assert f"at {tiny_networks.__file__}:{number} (" in line
+    assert code in line

@@ -88,3 +88,22 @@ def raising() -> nn.Module:
 def not_a_network() -> str:
     """A factory of something else."""
     return "network"
+
+
+class SingularValues(TinyMask):
+    """A mask that uses an operation which ONNX does not have."""
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        mask = super().forward(image_B3HW)
+        strengths = torch.linalg.svdvals(mask)  # the line to blame
+        return torch.sigmoid(mask + strengths[..., None])
+
+
+class Branching(TinyMask):
+    """A mask whose way hangs on what it sees."""
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        mask = super().forward(image_B3HW)
+        if mask.mean() > 0.5:  # the branch to blame
+            mask = mask / 2
+        return mask
