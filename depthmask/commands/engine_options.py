@@ -11,7 +11,7 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from depthmask.bundle import Manifest
     from depthmask.export.engines import EngineOptions
@@ -22,10 +22,11 @@ _OPTIONS = (
     click.option(
         "--to",
         "target",
-        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "web"]),
         default="onnx",
         show_default=True,
-        help="Engines beside the ONNX: tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu.",
+        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu), or"
+        " web/, a page that runs the chain in the browser.",
     ),
     click.option(
         "--gpu",
@@ -62,7 +63,7 @@ _OPTIONS = (
         "--rebuild",
         type=PathType(),
         metavar="BUNDLE",
-        help="Build this bundle's engines again from the ONNX that it holds; needs no torch.",
+        help="Build this bundle's engines or web/ again from the ONNX that it holds; needs no torch.",
     ),
 )
 _OF_ENGINES = ("gpu", "workspace_mib", "builder_level", "largest", "largest_batch")
@@ -81,11 +82,12 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     Raises:
         UsageError: an option of engines without a target that has some, or an unusable one.
     """
-    given = _given(click.get_current_context())
-    if target == "onnx":
+    given = given_options(click.get_current_context())
+    if target in ("onnx", "web"):
         if wrong := [name for name in _OF_ENGINES if name in given]:
             raise UsageError(
-                f"--{wrong[0].replace('_', '-')} is of engines, but --to is onnx. Try --to tensorrt-rtx"
+                f"--{wrong[0].replace('_', '-')} is of engines, but --to is {target}."
+                " Try --to tensorrt-rtx"
             )
         return None
     from depthmask.export.engines import EngineOptions
@@ -101,14 +103,14 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     )
 
 
-def rebuild_only(context: click.Context) -> None:
-    """Refuse options that a rebuild would not heed.
+def rebuild_only(context: click.Context, also: Collection[str] = ()) -> None:
+    """Refuse options that a rebuild would not heed; `also` names those of its target that it does.
 
     Raises:
         UsageError: there is one.
     """
-    heeded = {"target", "rebuild", "as_json", *_OF_ENGINES}
-    if wrong := sorted(_given(context) - heeded):
+    heeded = {"target", "rebuild", "as_json", *_OF_ENGINES, *also}
+    if wrong := sorted(given_options(context) - heeded):
         raise UsageError(
             f"--rebuild takes the bundle's ONNX as it is, but got --{wrong[0].replace('_', '-')}."
             " Leave that out, or export again without --rebuild"
@@ -136,7 +138,7 @@ def print_engines(manifest: Manifest) -> None:
             console.print(f"  builder: {escape(' '.join(warning.split()))}")
 
 
-def _given(context: click.Context) -> set[str]:
+def given_options(context: click.Context) -> set[str]:
     """The options that the user wrote."""
     return {
         name
