@@ -18,9 +18,7 @@ from pathlib import Path
 from depthmask.errors import CheckFailedError, InputError, UnavailableError
 
 VERSION = "1.30.0"
-INTEGRITY = (
-    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-)
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """Of npm's archive, as its lock files write it."""
 WASM_FILES = {
     "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
@@ -31,13 +29,17 @@ WASM_FILES = {
 WEBGPU_FILES = {
     "ort.webgpu.min.mjs": "3dffff71811bc13a3a3d9591c57ca5ee5735b8f5f3eaf789510b02bb040ae3a0",
     "ort-wasm-simd-threaded.asyncify.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
-    "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
+    "ort-wasm-simd-threaded.asyncify.wasm": (
+        "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da"
+    ),
 }
 """What runs on the GPU; nearly twice as large."""
 
 _PACKAGE = f"onnxruntime-web@{VERSION}"
 _NPM_TIMEOUT_S = 300
-_OFFLINE = f"Try --ort-web with the folder or .tgz that `npm pack {_PACKAGE}` gives on a machine that can"
+_OFFLINE = (
+    f"Try --ort-web with the folder or .tgz that `npm pack {_PACKAGE}` gives on a machine that can"
+)
 
 
 def read(names: dict[str, str], source: Path | None = None) -> dict[str, bytes]:

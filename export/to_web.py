@@ -1,7 +1,7 @@
 """A folder that runs a bundle in the browser: page, model, onnxruntime-web, and `web.json` about them.
 
-The page is in `export/web/`: modules without a framework, as they are. Everything is served from the one folder,
-so that any host of files will do (docs/browser.md).
+The page is in `export/web/`: modules without a framework, as they are. Everything comes from the one
+folder, so that any host of files will do (docs/browser.md).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from depthmask.bundle import (
+    WEIGHTS_FILE,
     Bundle,
     GraphRecord,
     InputKind,
     Manifest,
-    WEIGHTS_FILE,
     Precision,
     open_bundle,
     record_files,
@@ -158,9 +158,7 @@ def add_web(
     return msgspec.structs.replace(manifest, files=record_files(folder))
 
 
-def rebuild_web(
-    path: Path, options: WebOptions, progress: Progress = lambda phase: None
-) -> Bundle:
+def rebuild_web(path: Path, options: WebOptions, progress: Progress = lambda phase: None) -> Bundle:
     """Give a bundle a new `web/` in place of the one that it may have; needs no torch.
 
     Raises:
@@ -210,9 +208,7 @@ def _described(path: Path) -> WebFile:
     )
 
 
-def _web_manifest(
-    manifest: Manifest, graph: GraphRecord, files: dict[str, WebFile]
-) -> WebManifest:
+def _web_manifest(manifest: Manifest, graph: GraphRecord, files: dict[str, WebFile]) -> WebManifest:
     has_webgpu = all(f"{_ORT_FOLDER}/{name}" in files for name in onnxruntime_web.WEBGPU_FILES)
     chain = manifest.chain
     return WebManifest(

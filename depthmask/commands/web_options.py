@@ -26,7 +26,9 @@ _OPTIONS = (
         help="onnxruntime-web for --to web, where npm cannot fetch it.",
     ),
     click.option(
-        "--webgpu", is_flag=True, help="--to web also for GPUs: larger, and used where there is one."
+        "--webgpu",
+        is_flag=True,
+        help="--to web also for GPUs: larger, and used where there is one.",
     ),
 )
 OF_WEB = ("ort_web", "webgpu")
@@ -74,6 +76,7 @@ def print_web(bundle: Bundle) -> None:
     )
     console.print(
         f"{escape(str(bundle.path / WEB_FOLDER))}/ runs in the browser: {made.runtime.name}"
-        f" {made.runtime.version}, {made.precision}, {made.download.raw_bytes / 1e6:.1f} MB to load, {packed}."
+        f" {made.runtime.version}, {made.precision}, {made.download.raw_bytes / 1e6:.1f} MB to load,"
+        f" {packed}."
     )
     console.print("Host it anywhere: docs/browser.md says how, and which headers make it fast.")
