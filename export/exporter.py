@@ -258,15 +258,13 @@ def export_chain(
 
 
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
-    if target in ("onnx", "web"):
-        if engine is not None:
-            raise UsageError(
-                f"engine options are for a target of {engine.flavour}, but got {target}"
-            )
-        return None
-    if engine is not None and engine.flavour != target:
-        raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
-    return engine or EngineOptions(flavour=target)
+    if target == "tensorrt" or target == "tensorrt-rtx":
+        if engine is not None and engine.flavour != target:
+            raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
+        return engine or EngineOptions(flavour=target)
+    if engine is not None:
+        raise UsageError(f"engine options are for a target of {engine.flavour}, but got {target}")
+    return None
 
 
 def _web_options(target: Target, web: WebOptions | None) -> WebOptions | None:

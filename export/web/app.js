@@ -84,7 +84,7 @@ function show({ bitmap, range }) {
   canvas.hidden = false;
   canvas.setAttribute('aria-label', `${view()} of the ${isLive ? 'video' : 'picture'}`);
   $('empty').hidden = true;
-  $('stage').style.aspectRatio = `${canvas.width} / ${canvas.height}`;
+  $('stage').style.setProperty('--ratio', canvas.width / canvas.height);
   $('legend').hidden = !['overlay', 'depth'].includes(view());
   const unit = manifest.depth_unit === 'm' ? ' m' : '';
   $('near').textContent = `${unit ? '' : 'near '}${range.near.toPrecision(3)}${unit}`;

@@ -27,6 +27,7 @@ export class Session {
     });
     const [ort, wasm, model] = await Promise.all([import(`./${runtime.module}`), ...names.map(load)]);
     const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS) : 1;
+    ort.env.logLevel = 'error';
     ort.env.wasm.wasmPaths = new URL('ort/', import.meta.url).href;
     ort.env.wasm.wasmBinary = wasm;
     ort.env.wasm.numThreads = threads;

@@ -13,6 +13,7 @@ import pytest
 from web_pages import PHOTOS, QUIET, served, with_page
 
 from depthmask.export import export_chain
+from depthmask.export.to_web import WebOptions, rebuild_web
 from depthmask.frames import Resolution, read_image, to_frame
 from depthmask.pipeline import Pipeline
 from depthmask.video.overlay import DepthRange, Look, render
@@ -133,6 +134,30 @@ def test_a_bundle_of_normalised_images_gets_them_from_the_page(
     for found, map_HW in ((mask, expected.mask_HW), (depth, expected.depth_HW)):
         small_hw = np.array(found["data"], np.float32).reshape(found["height"], found["width"])
         assert np.abs(to_frame(small_hw, *frame_HW3.shape[:2]) - map_HW).max() < TOLERANCE
+
+
+def test_webgpu_gives_the_same_maps_and_is_named(
+    playwright_api, chromium_path, tiny_path, ort_web, tmp_path
+):
+    path = shutil.copytree(tiny_path, tmp_path / "gpu")
+    rebuild_web(path, WebOptions(ort_web=ort_web, webgpu=True))
+    frame_HW3 = photo()
+    by_software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+    launched = playwright_api.chromium.launch(
+        executable_path=chromium_path,
+        args=[*QUIET, *by_software, "--enable-features=Vulkan", "--ignore-gpu-blocklist"],
+    )
+    with served(path / "web") as address:
+        page = opened(launched.new_page(), address)
+        backend = page.inner_text("#backend")
+        found = page.evaluate(PREDICT, base64.b64encode(png_of(frame_HW3)).decode())
+    launched.close()
+    if not backend.startswith("WebGPU"):
+        pytest.skip("this Chromium has no WebGPU in software")
+    with Pipeline.open(path, runtime="onnxruntime") as pipeline:
+        expected = pipeline.runtime.run({"frame": frame_HW3[None]})
+    for values, name in zip(found, ("mask", "depth"), strict=True):
+        assert np.abs(np.array(values["data"]) - expected[name].ravel()).max() < TOLERANCE
 
 
 def test_views_look_as_dmx_run_draws_them(page, lite_path, lite_address):
