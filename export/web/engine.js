@@ -34,7 +34,8 @@ export class Engine {
    * Run the chain on a picture and draw a view of it.
    *
    * @param {ImageBitmap} bitmap is handed over
-   * @param {{view: string, share: number, longest_px: number, wantsMaps?: boolean}} options
+   * @param {{view: string, share: number, shown_px: number, network_px: number, wantsMaps?: boolean}} options
+   *   `share`: see depth-range.js; the longest sides of what is shown and of what the graph gets
    * @returns {Promise<{bitmap: ImageBitmap, range: object, inference_ms: number, mask?: object, depth?: object}>}
    */
   predict(bitmap, options) {

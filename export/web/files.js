@@ -62,6 +62,7 @@ export async function playFile(video, file) {
   Object.assign(video, { src: url, loop: true });
   try {
     await Promise.race([video.play(), failure]);
+    if (!video.videoWidth) throw new Error(`${file.name} has no picture, only sound. Choose another video.`);
   } catch (error) {
     URL.revokeObjectURL(url);
     video.removeAttribute('src');

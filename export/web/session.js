@@ -34,6 +34,8 @@ export class Session {
     const session = await ort.InferenceSession.create(model, {
       executionProviders: [gpu === null ? 'wasm' : 'webgpu'],
       graphOptimizationLevel: 'all',
+      // WebAssembly's int8 kernels are slower than its float ones: weights become float32 once, when loading.
+      extra: { session: { disable_quant_qdq: '1' } },
     });
     const backend = gpu === null ? 'WebAssembly SIMD' : `WebGPU${gpu && ` (${gpu})`}`;
     return new Session(ort, session, manifest, backend, threads);

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
 
+from depthmask.export import to_web
 from depthmask.export.onnxruntime_web import VERSION
-from depthmask.export.to_web import WebOptions, rebuild_web
 
 ROOT = Path(__file__).parent.parent.parent
 ORT_WEB = ROOT / "build" / "onnxruntime-web" / f"onnxruntime-web-{VERSION}.tgz"
@@ -34,9 +35,11 @@ ISOLATED = {
 }
 
 
-def with_page(bundle_path: Path, path: Path, ort_web: Path) -> Path:
+def with_page(bundle_path: Path, path: Path, ort_web: Path, *, webgpu: bool = False) -> Path:
+    """A copy of a bundle, with its page; without `.br` files, which take seconds and `served` does not send."""
     shutil.copytree(bundle_path, path)
-    rebuild_web(path, WebOptions(ort_web=ort_web))
+    with mock.patch.object(to_web, "compress"):
+        to_web.rebuild_web(path, to_web.WebOptions(ort_web=ort_web, webgpu=webgpu))
     return path
 
 

@@ -13,7 +13,6 @@ import pytest
 from web_pages import PHOTOS, QUIET, served, with_page
 
 from depthmask.export import export_chain
-from depthmask.export.to_web import WebOptions, rebuild_web
 from depthmask.frames import Resolution, read_image, to_frame
 from depthmask.pipeline import Pipeline
 from depthmask.video.overlay import DepthRange, Look, render
@@ -137,10 +136,9 @@ def test_a_bundle_of_normalised_images_gets_them_from_the_page(
 
 
 def test_webgpu_gives_the_same_maps_and_is_named(
-    playwright_api, chromium_path, tiny_path, ort_web, tmp_path
+    playwright_api, chromium_path, tiny_bundle_path, ort_web, tmp_path
 ):
-    path = shutil.copytree(tiny_path, tmp_path / "gpu")
-    rebuild_web(path, WebOptions(ort_web=ort_web, webgpu=True))
+    path = with_page(tiny_bundle_path, tmp_path / "gpu", ort_web, webgpu=True)
     frame_HW3 = photo()
     by_software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
     launched = playwright_api.chromium.launch(
