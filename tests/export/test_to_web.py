@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import brotli
@@ -12,7 +14,7 @@ import onnx
 import pytest
 from web_pages import with_page
 
-from depthmask.bundle import SHIPPED_BUNDLE, open_bundle
+from depthmask.bundle import SHIPPED_BUNDLE, open_bundle, write_manifest
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.export import brotli_files, export_chain, onnxruntime_web
 from depthmask.export.to_web import (
@@ -97,6 +99,31 @@ def test_the_command_makes_it_and_says_how_large_it_is(copied, ort_web, dmx_insi
     assert code == 0, error
     made = read_web_manifest(copied / "web")
     assert f"{made.download.brotli_bytes / 1e6:.1f} MB with brotli" in " ".join(output.split())
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(["torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"])
+from depthmask.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_rebuilding_one_resolution_needs_no_torch_and_no_onnx(copied, ort_web):
+    shutil.rmtree(copied / "web")
+    bundle = open_bundle(copied, check_files=False)
+    kept = {name: r for name, r in bundle.manifest.files.items() if not name.startswith("web/")}
+    write_manifest(copied, msgspec.structs.replace(bundle.manifest, files=kept))
+    command = ["export", "--rebuild", str(copied), "--to", "web", "--ort-web", str(ort_web)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "web/index.html" in open_bundle(copied).manifest.files
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ ISOLATED = {
 
 
 def with_page(bundle_path: Path, path: Path, ort_web: Path, *, webgpu: bool = False) -> Path:
-    """A copy of a bundle, with its page; without `.br` files, which take seconds and `served` does not send."""
+    """A copy of a bundle, with its page; without `.br` files, which `served` does not send."""
     shutil.copytree(bundle_path, path)
     with mock.patch.object(to_web, "compress"):
         to_web.rebuild_web(path, to_web.WebOptions(ort_web=ort_web, webgpu=webgpu))

@@ -257,6 +257,18 @@ def huge_png(side_px=30_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def sound() -> bytes:
+    content = io.BytesIO()
+    with av.open(content, "w", format="webm") as container:
+        stream = container.add_stream("libopus", rate=48000)
+        samples = np.zeros((1, 960 * 50), np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return content.getvalue()
+
+
 def test_what_is_no_usable_picture_is_said_and_the_next_one_works(page, address):
     opened(page, address)
     jpeg = (PHOTOS / "cat.jpg").read_bytes()
@@ -278,6 +290,7 @@ def test_what_is_no_usable_picture_is_said_and_the_next_one_works(page, address)
             "corrupt.jpg is cut short",
         ),
         "huge.png": (huge_png(), "image/png", "huge.png has 30000 x 30000 pixels (900 megapixels)"),
+        "sound.webm": (sound(), "video/webm", "sound.webm has no picture, only sound"),
         "noise.mp4": (bytes(500), "video/mp4", "noise.mp4 cannot be played"),
     }
     for name, (content, mime_type, words) in bad.items():
