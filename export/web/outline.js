@@ -9,9 +9,13 @@ export function outline({ data, height, width }) {
   for (let y = 0; y + 1 < height; y += 1) {
     for (let x = 0; x + 1 < width; x += 1) {
       const at = y * width + x;
+      const isHeld = data[at] >= 0.5;
+      const isCrossed = data[at + 1] >= 0.5 !== isHeld
+        || data[at + width + 1] >= 0.5 !== isHeld
+        || data[at + width] >= 0.5 !== isHeld;
+      if (!isCrossed) continue;
       const corners = [data[at], data[at + 1], data[at + width + 1], data[at + width]];
       const held = corners.map((value) => value >= 0.5);
-      if (held[0] === held[1] && held[1] === held[2] && held[2] === held[3]) continue;
       const crossings = [];
       for (let side = 0; side < 4; side += 1) {
         const next = (side + 1) % 4;

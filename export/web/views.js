@@ -108,12 +108,13 @@ function painted({ data, height, width }, paint) {
 
 // The pixels clamp and round what is written to them.
 function asAlpha(share, rgba, at) {
-  rgba.fill(255, at, at + 3);
   rgba[at + 3] = 255 * share;
 }
 
 function asGrey(share, rgba, at) {
-  rgba.fill(255 * share, at, at + 3);
+  rgba[at] = 255 * share;
+  rgba[at + 1] = 255 * share;
+  rgba[at + 2] = 255 * share;
   rgba[at + 3] = 255;
 }
 
