@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ORT_WEB_VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' export/onnxruntime_web.py)
+ORT_WEB := build/onnxruntime-web/onnxruntime-web-$(ORT_WEB_VERSION).tgz
 
 .PHONY: demo test test-slow test-camera test-gpu bench-gpu lint types install clean release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
 
-test: lint types  ## linters, types and the whole suite
+test: lint types | $(ORT_WEB)  ## linters, types and the whole suite
 	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
@@ -60,6 +62,12 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# What the tests of the browser's page run; without npm, or offline, they skip and say so.
+$(ORT_WEB):
+	@mkdir -p $(@D)
+	@npm pack --silent --pack-destination $(@D) onnxruntime-web@$(ORT_WEB_VERSION) >/dev/null \
+		|| echo "warning: npm could not fetch onnxruntime-web: the tests of the browser's page will skip" >&2
 
 clean:
 	rm -rf $(VENV) build dist demo-out *.egg-info

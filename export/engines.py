@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from depthmask.atomic import new_folder
 from depthmask.bundle import (
-    MANIFEST_FILE,
     WEIGHTS_FILE,
     Bundle,
     GraphRecord,
@@ -20,7 +17,6 @@ from depthmask.bundle import (
     Precision,
     open_bundle,
     record_files,
-    write_manifest,
 )
 from depthmask.devices import cuda_architecture, cuda_problem
 from depthmask.engine import (
@@ -36,6 +32,7 @@ from depthmask.engine import (
     trusted,
 )
 from depthmask.errors import CheckFailedError, UnavailableError, UsageError
+from depthmask.export.remake import remake
 from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build, inspect_engine
 from depthmask.export.verify import verify_bundle
 from depthmask.frames import Resolution
@@ -190,15 +187,13 @@ def rebuild(
     """
     bundle = open_bundle(path)
     trt, architectures = prepare(options, bundle.manifest.precision)
-    old = {MANIFEST_FILE} | {name for name in bundle.manifest.files if name.endswith(OWN_SUFFIXES)}
-    with new_folder(path, overwrite=True) as folder:
-        for name in bundle.manifest.files:
-            if name not in old:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path / name, folder / name)
-        manifest = build_engines(folder, bundle.manifest, options, trt, architectures, progress)
-        write_manifest(folder, manifest)
-    return open_bundle(path, check_files=False)
+    return remake(
+        bundle,
+        lambda name: name.endswith(OWN_SUFFIXES),
+        lambda folder: build_engines(
+            folder, bundle.manifest, options, trt, architectures, progress
+        ),
+    )
 
 
 def _build_engine(

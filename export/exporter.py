@@ -43,6 +43,7 @@ from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unf
 from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
+from depthmask.export.to_web import WebOptions, add_web, prepare_web
 from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
@@ -61,8 +62,8 @@ _DEFAULT_INT8 = Int8Options()
 _DEFAULT_LIMITS = Limits()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
-Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-"""What a bundle holds beside its ONNX: nothing, or engines."""
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx", "web"]
+"""What a bundle holds beside its ONNX: nothing, engines, or a page for the browser."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -107,6 +108,7 @@ def export_chain(
     precision: Precision = "fp32",
     target: Target = "onnx",
     engine: EngineOptions | None = None,
+    web: WebOptions | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -131,8 +133,10 @@ def export_chain(
         precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
             in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
             from an fp32 graph.
-        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX.
+        target: `onnx`; `tensorrt` or `tensorrt-rtx` for engines beside the ONNX; `web` for a page that runs
+            the largest resolution's graph in the browser.
         engine: what engines are built for, and how; by default for the GPU that is here.
+        web: how the page is made.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -173,6 +177,8 @@ def export_chain(
     check_target(out, overwrite=overwrite)
     engine = _engine_options(target, engine)
     prepared = prepare(engine, precision) if engine is not None else None
+    web = _web_options(target, web)
+    runtime_files = prepare_web(web, precision) if web is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.
@@ -256,6 +262,8 @@ def export_chain(
         manifest = _with_report(manifest, report)
         if engine is not None and prepared is not None:
             manifest = build_engines(folder, manifest, engine, *prepared, progress)
+        if runtime_files is not None:
+            manifest = add_web(folder, manifest, runtime_files, progress)
         write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
 
@@ -276,13 +284,21 @@ def _save(
 
 
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
-    if target == "onnx":
-        if engine is not None:
-            raise UsageError(f"engine options are for a target of {engine.flavour}, but got onnx")
-        return None
-    if engine is not None and engine.flavour != target:
-        raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
-    return engine or EngineOptions(flavour=target)
+    if target == "tensorrt" or target == "tensorrt-rtx":
+        if engine is not None and engine.flavour != target:
+            raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
+        return engine or EngineOptions(flavour=target)
+    if engine is not None:
+        raise UsageError(f"engine options are for a target of {engine.flavour}, but got {target}")
+    return None
+
+
+def _web_options(target: Target, web: WebOptions | None) -> WebOptions | None:
+    if target == "web":
+        return web or WebOptions()
+    if web is not None:
+        raise UsageError(f"web options are for a target of web, but got {target}")
+    return None
 
 
 def _make_graphs(

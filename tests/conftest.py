@@ -70,6 +70,16 @@ def untrained_lite(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], 
     return run_dmx("export", *options, timeout_s=300, folder=folder), folder
 
 
+@pytest.fixture(scope="session")
+def ort_web() -> Path:
+    """npm's archive of onnxruntime-web, which `make test` fetches."""
+    from web_pages import ORT_WEB, ROOT
+
+    if not ORT_WEB.exists():
+        pytest.skip(f"no {ORT_WEB.relative_to(ROOT)} here: make {ORT_WEB.relative_to(ROOT)}")
+    return ORT_WEB
+
+
 @pytest.fixture
 def frame_HW3() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)

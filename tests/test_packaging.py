@@ -49,8 +49,11 @@ def test_the_wheel_holds_the_shipped_data(wheel_names):
     data = ROOT / "depthmask" / "data"
     expected = {path.relative_to(ROOT).as_posix() for path in data.rglob("*") if path.is_file()}
     assert expected - set(wheel_names) == set()
-    for folder, pattern in (("train", "*.txt"), ("configs", "*.yaml")):
-        shipped = {f"depthmask/{folder}/{path.name}" for path in (ROOT / folder).glob(pattern)}
+    for folder, pattern in (("train", "*.txt"), ("configs", "*.yaml"), ("export", "web/*")):
+        shipped = {
+            f"depthmask/{folder}/{path.relative_to(ROOT / folder).as_posix()}"
+            for path in (ROOT / folder).glob(pattern)
+        }
         assert shipped
         assert shipped <= set(wheel_names)
 

@@ -11,7 +11,7 @@ from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from depthmask.bundle import Limits, Manifest
     from depthmask.engine import EngineHeader
@@ -23,10 +23,11 @@ _OPTIONS = (
     click.option(
         "--to",
         "target",
-        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "web"]),
         default="onnx",
         show_default=True,
-        help="Engines beside the ONNX: tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu.",
+        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu), or"
+        " web/, a page that runs the chain in the browser.",
     ),
     click.option(
         "--gpu",
@@ -87,7 +88,7 @@ _OPTIONS = (
         "--rebuild",
         type=PathType(),
         metavar="BUNDLE",
-        help="Build this bundle's engines again from the ONNX that it holds; needs no torch.",
+        help="Build this bundle's engines or web/ again from the ONNX that it holds; needs no torch.",
     ),
 )
 _OF_ENGINES = (
@@ -122,11 +123,12 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     Raises:
         UsageError: an option of engines without a target that has some, or an unusable one.
     """
-    given = _given(click.get_current_context())
-    if target == "onnx":
+    given = given_options(click.get_current_context())
+    if target in ("onnx", "web"):
         if wrong := [name for name in _OF_ENGINES if name in given and name not in _LIMITS]:
             raise UsageError(
-                f"--{wrong[0].replace('_', '-')} is of engines, but --to is onnx. Try --to tensorrt-rtx"
+                f"--{wrong[0].replace('_', '-')} is of engines, but --to is {target}."
+                " Try --to tensorrt-rtx"
             )
         return None
     from depthmask.export.engines import EngineOptions
@@ -163,9 +165,9 @@ def chosen_limits(options: Mapping[str, Any], opened: Mapping[str, bool], target
     """
     from depthmask.bundle import Limits
 
-    given = _given(click.get_current_context())
+    given = given_options(click.get_current_context())
     for name, of in _LIMITS.items():
-        of_engine = target != "onnx" and name in _OF_ENGINES
+        of_engine = target.startswith("tensorrt") and name in _OF_ENGINES
         if name in given and not opened[of] and not of_engine:
             flag = of.replace("_", "-")
             raise UsageError(f"--{name.replace('_', '-')} is of --{flag}. Try it with --{flag}")
@@ -177,14 +179,14 @@ def chosen_limits(options: Mapping[str, Any], opened: Mapping[str, bool], target
     return Limits.of(options["largest_batch"], **sizes)
 
 
-def rebuild_only(context: click.Context) -> None:
-    """Refuse options that a rebuild would not heed.
+def rebuild_only(context: click.Context, also: Collection[str] = ()) -> None:
+    """Refuse options that a rebuild would not heed; `also` names those of its target that it does.
 
     Raises:
         UsageError: there is one.
     """
-    heeded = {"target", "rebuild", "as_json", *_OF_ENGINES}
-    if wrong := sorted(_given(context) - heeded):
+    heeded = {"target", "rebuild", "as_json", *_OF_ENGINES, *also}
+    if wrong := sorted(given_options(context) - heeded):
         raise UsageError(
             f"--rebuild takes the bundle's ONNX as it is, but got --{wrong[0].replace('_', '-')}."
             " Leave that out, or export again without --rebuild"
@@ -223,7 +225,7 @@ def _flags(header: EngineHeader) -> str:
     return "".join(f", {words}" for words, is_so in said.items() if is_so)
 
 
-def _given(context: click.Context) -> set[str]:
+def given_options(context: click.Context) -> set[str]:
     """The options that the user wrote."""
     return {
         name

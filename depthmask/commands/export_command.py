@@ -28,12 +28,14 @@ from depthmask.commands.options import (
     threads_option,
 )
 from depthmask.commands.stage_options import stage_input, stage_options
+from depthmask.commands.web_options import OF_WEB, chosen_web, print_web, web_options
 from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, Int8Record, Precision
     from depthmask.export.engines import EngineOptions
+    from depthmask.export.to_web import WebOptions
 
 
 @click.command()
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
 @engine_options
+@web_options
 @click.option(
     "--rewrite",
     "rewrites",
@@ -166,11 +169,13 @@ def command(
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
       dmx export --fp16 --to tensorrt-rtx --gpu sm86,sm89
+      dmx export --int8 --to web                          a page that runs it in the browser
       dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
     engine = chosen_engine(target, others)
+    web = chosen_web(target, others)
     if others["rebuild"] is not None:
-        _report(_rebuild(others["rebuild"], engine), as_json)
+        _report(_rebuild(others["rebuild"], engine, web), as_json)
         return
     from depthmask import presets
     from depthmask.models import require_torch
@@ -244,6 +249,7 @@ def command(
             precision=options.precision,
             target=target,
             engine=engine,
+            web=web,
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -260,14 +266,17 @@ def command(
     _report(bundle, as_json)
 
 
-def _rebuild(path: Path, engine: EngineOptions | None) -> Bundle:
+def _rebuild(path: Path, engine: EngineOptions | None, web: WebOptions | None) -> Bundle:
     from depthmask.export.engines import rebuild
+    from depthmask.export.to_web import rebuild_web
 
-    rebuild_only(click.get_current_context())
-    if engine is None:
-        raise UsageError("--rebuild needs --to tensorrt or --to tensorrt-rtx")
+    rebuild_only(click.get_current_context(), also=OF_WEB)
     with messages.status("building") as status:
-        return rebuild(path, engine, progress=status.update)
+        if web is not None:
+            return rebuild_web(path, web, progress=status.update)
+        if engine is not None:
+            return rebuild(path, engine, progress=status.update)
+    raise UsageError("--rebuild needs --to tensorrt, --to tensorrt-rtx or --to web")
 
 
 def _report(bundle: Bundle, as_json: bool) -> None:
@@ -326,6 +335,7 @@ def _print(bundle: Bundle) -> None:
             f" ({escape(manifest.search.judged)})"
         )
     print_engines(manifest)
+    print_web(bundle)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))
