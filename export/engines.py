@@ -150,6 +150,8 @@ def rebuild(
 ) -> Bundle:
     """Give a bundle new engines in place of those it has, from the ONNX that it holds; needs no torch.
 
+    A model repository for Triton, which holds the old ones, is left out.
+
     Raises:
         InputError: it is no bundle, a damaged one, or holds a graph that TensorRT cannot parse.
         OutputError: it cannot be written.
@@ -158,8 +160,11 @@ def rebuild(
     """
     bundle = open_bundle(path)
     trt, architectures = prepare(options, bundle.manifest.precision)
+    # Triton's repository holds copies of old engines.
     old = {MANIFEST_FILE} | {
-        name for name in bundle.manifest.files if name.endswith((ENGINE_SUFFIX, HEADER_SUFFIX))
+        name
+        for name in bundle.manifest.files
+        if name.endswith((ENGINE_SUFFIX, HEADER_SUFFIX)) or name.startswith("triton/")
     }
     with new_folder(path, overwrite=True) as folder:
         for name in bundle.manifest.files:

@@ -41,6 +41,7 @@ from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unf
 from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
+from depthmask.export.to_triton import RepositoryOptions, check_precision, write_repository
 from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
@@ -56,10 +57,11 @@ DEFAULT_RESOLUTION = Resolution(224, 224)
 _SEARCHED_SHARE = 0.7
 _DEFAULT_REWRITES = RewriteOptions()
 _DEFAULT_INT8 = Int8Options()
+_DEFAULT_REPOSITORY = RepositoryOptions()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
-Target = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-"""What a bundle holds beside its ONNX: nothing, or engines."""
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx", "triton"]
+"""What a bundle holds beside its ONNX: nothing, engines, or a model repository."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -97,6 +99,7 @@ def export_chain(
     precision: Precision = "fp32",
     target: Target = "onnx",
     engine: EngineOptions | None = None,
+    repository: RepositoryOptions = _DEFAULT_REPOSITORY,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -120,8 +123,9 @@ def export_chain(
         precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
             in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
             from an fp32 graph.
-        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX.
+        target: `onnx`, or `tensorrt` or `tensorrt-rtx` for engines beside the ONNX, or `triton`.
         engine: what engines are built for, and how; by default for the GPU that is here.
+        repository: how Triton runs the bundle, if that is the target.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -160,6 +164,8 @@ def export_chain(
     check_target(out, overwrite=overwrite)
     engine = _engine_options(target, engine)
     prepared = prepare(engine, precision) if engine is not None else None
+    if target == "triton":
+        check_precision(precision)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.
@@ -245,14 +251,18 @@ def export_chain(
         manifest = _with_report(manifest, report)
         if engine is not None and prepared is not None:
             manifest = build_engines(folder, manifest, engine, *prepared, progress)
+        if target == "triton":
+            manifest = write_repository(folder, manifest, repository)
         write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
 
 
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
-    if target == "onnx":
+    if target in ("onnx", "triton"):
         if engine is not None:
-            raise UsageError(f"engine options are for a target of {engine.flavour}, but got onnx")
+            raise UsageError(
+                f"engine options are for a target of {engine.flavour}, but got {target}"
+            )
         return None
     if engine is not None and engine.flavour != target:
         raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")

@@ -1,7 +1,8 @@
-"""What `dmx export` may say about TensorRT engines, and what it says about those it made."""
+"""What `dmx export` may say about what stands beside the ONNX: TensorRT engines, Triton's repository."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from depthmask.bundle import Manifest
     from depthmask.export.engines import EngineOptions
+    from depthmask.export.to_triton import RepositoryOptions
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,10 +24,11 @@ _OPTIONS = (
     click.option(
         "--to",
         "target",
-        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "triton"]),
         default="onnx",
         show_default=True,
-        help="Engines beside the ONNX: tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu.",
+        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu), or"
+        " triton's model repository.",
     ),
     click.option(
         "--gpu",
@@ -56,16 +59,24 @@ _OPTIONS = (
         type=click.IntRange(min=1),
         default=8,
         show_default=True,
-        help="Of an engine with --dynamic-batch.",
+        help="Of an engine or of Triton's batches, with --dynamic-batch.",
+    ),
+    click.option(
+        "--instances",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Copies of a model that Triton runs at the same time; --for says where.",
     ),
     click.option(
         "--rebuild",
         type=PathType(),
         metavar="BUNDLE",
-        help="Build this bundle's engines again from the ONNX that it holds; needs no torch.",
+        help="Make again what --to names, from the ONNX that this bundle holds; needs no torch.",
     ),
 )
 _OF_ENGINES = ("gpu", "workspace_mib", "builder_level", "largest", "largest_batch")
+_OF_TRITON = ("instances", "largest_batch")
 
 
 def engine_options(command: Command) -> Command:
@@ -82,11 +93,14 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
         UsageError: an option of engines without a target that has some, or an unusable one.
     """
     given = _given(click.get_current_context())
-    if target == "onnx":
-        if wrong := [name for name in _OF_ENGINES if name in given]:
+    heeded = {"onnx": (), "triton": _OF_TRITON}.get(target, _OF_ENGINES)
+    for name in (*_OF_ENGINES, *_OF_TRITON):
+        if name in given and name not in heeded:
+            of, other = ("engines", "tensorrt-rtx") if name in _OF_ENGINES else ("Triton", "triton")
             raise UsageError(
-                f"--{wrong[0].replace('_', '-')} is of engines, but --to is onnx. Try --to tensorrt-rtx"
+                f"--{name.replace('_', '-')} is of {of}, but --to is {target}. Try --to {other}"
             )
+    if target in ("onnx", "triton"):
         return None
     from depthmask.export.engines import EngineOptions
 
@@ -101,6 +115,26 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     )
 
 
+def chosen_repository(
+    target: Any,  # noqa: ANN401
+    options: Mapping[str, Any],
+    *,
+    device: Any,  # noqa: ANN401
+    threads: int | None,
+) -> RepositoryOptions | None:
+    """How Triton is to run the bundle; None: not asked for."""
+    if target != "triton":
+        return None
+    from depthmask.export.to_triton import RepositoryOptions
+
+    return RepositoryOptions(
+        device=device,
+        instances=options["instances"],
+        threads=threads,
+        largest_batch=options["largest_batch"],
+    )
+
+
 def rebuild_only(context: click.Context) -> None:
     """Refuse options that a rebuild would not heed.
 
@@ -108,6 +142,8 @@ def rebuild_only(context: click.Context) -> None:
         UsageError: there is one.
     """
     heeded = {"target", "rebuild", "as_json", *_OF_ENGINES}
+    if context.params["target"] == "triton":
+        heeded |= {"profile", "threads", *_OF_TRITON}
     if wrong := sorted(_given(context) - heeded):
         raise UsageError(
             f"--rebuild takes the bundle's ONNX as it is, but got --{wrong[0].replace('_', '-')}."
@@ -134,6 +170,19 @@ def print_engines(manifest: Manifest) -> None:
         )
         for warning in header.warnings:
             console.print(f"  builder: {escape(' '.join(warning.split()))}")
+
+
+def print_repository(manifest: Manifest) -> None:
+    """The models that Triton would serve, and engines that it cannot."""
+    configs = [Path(name) for name in manifest.files if name.endswith("/config.pbtxt")]
+    if not configs:
+        return
+    served = ", ".join(path.parent.name for path in configs)
+    console.print(f"{configs[0].parts[0]}/ is Triton's model repository: {served}")
+    if any(header.flavour == "tensorrt-rtx" for header in manifest.engines):
+        console.print(
+            "The engines are TensorRT-RTX's, which Triton does not load: the ONNX is served"
+        )
 
 
 def _given(context: click.Context) -> set[str]:

@@ -9,8 +9,10 @@ import click
 
 from depthmask.commands.engine_options import (
     chosen_engine,
+    chosen_repository,
     engine_options,
     print_engines,
+    print_repository,
     rebuild_only,
 )
 from depthmask.commands.options import (
@@ -33,6 +35,7 @@ from depthmask.frames import Resolution
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, Int8Record, Precision
     from depthmask.export.engines import EngineOptions
+    from depthmask.export.to_triton import RepositoryOptions
 
 
 @click.command()
@@ -165,11 +168,13 @@ def command(
       dmx export --mask my.nets:mask --depth my.nets:depth --init 0 --out b/
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
       dmx export --fp16 --to tensorrt-rtx --gpu sm86,sm89
+      dmx export --to triton --dynamic-batch --instances 2
       dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
     engine = chosen_engine(target, others)
+    repository = chosen_repository(target, others, device=profile, threads=threads)
     if others["rebuild"] is not None:
-        _report(_rebuild(others["rebuild"], engine), as_json)
+        _report(_rebuild(others["rebuild"], engine, repository), as_json)
         return
     from depthmask import presets
     from depthmask.models import require_torch
@@ -188,6 +193,7 @@ def command(
     from depthmask.export.int8 import Int8Options
     from depthmask.export.rewrite import RewriteOptions
     from depthmask.export.source import fixed_resolution, open_chain
+    from depthmask.export.to_triton import RepositoryOptions
     from depthmask.runtimes import require_precision
     from depthmask.samples import open_samples
 
@@ -241,6 +247,7 @@ def command(
             precision=options.precision,
             target=target,
             engine=engine,
+            repository=repository or RepositoryOptions(),
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -256,12 +263,18 @@ def command(
     _report(bundle, as_json)
 
 
-def _rebuild(path: Path, engine: EngineOptions | None) -> Bundle:
+def _rebuild(
+    path: Path, engine: EngineOptions | None, repository: RepositoryOptions | None
+) -> Bundle:
+    rebuild_only(click.get_current_context())
+    if repository is not None:
+        from depthmask.export.to_triton import add_repository
+
+        return add_repository(path, repository)
+    if engine is None:
+        raise UsageError("--rebuild needs --to tensorrt, --to tensorrt-rtx or --to triton")
     from depthmask.export.engines import rebuild
 
-    rebuild_only(click.get_current_context())
-    if engine is None:
-        raise UsageError("--rebuild needs --to tensorrt or --to tensorrt-rtx")
     with messages.status("building") as status:
         return rebuild(path, engine, progress=status.update)
 
@@ -322,6 +335,7 @@ def _print(bundle: Bundle) -> None:
             f" ({escape(manifest.search.judged)})"
         )
     print_engines(manifest)
+    print_repository(manifest)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

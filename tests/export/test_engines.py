@@ -226,7 +226,7 @@ def test_the_command_rebuilds_and_prints(copied, dmx_inside):
     [
         (("--gpu", "sm86"), "--gpu is of engines, but --to is onnx"),
         (("--largest", "64"), "--largest is of engines, but --to is onnx"),
-        (("--rebuild", "b"), "--rebuild needs --to tensorrt or --to tensorrt-rtx"),
+        (("--rebuild", "b"), "--rebuild needs --to tensorrt, --to tensorrt-rtx or --to triton"),
         (("--rebuild", "b", "--to", "tensorrt-rtx", "--fp16"), "but got --fp16"),
         (("--to", "tensorrt", "--gpu", "sm86"), "builds for the GPU of the machine"),
     ],
