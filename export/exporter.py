@@ -258,7 +258,7 @@ def export_chain(
 
 
 def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
-    if target in ("onnx", "triton"):
+    if target == "onnx" or target == "triton":
         if engine is not None:
             raise UsageError(
                 f"engine options are for a target of {engine.flavour}, but got {target}"
