@@ -12,7 +12,7 @@ from ray_work import Scaled
 
 from depthmask import ray_engine
 from depthmask.errors import InputError, OutputError, UnavailableError
-from depthmask.ray_engine import RETRIES, connected, map_on_ray
+from depthmask.ray_engine import connected, map_on_ray
 
 
 def test_results_are_the_tasks_and_workers_share_the_load(ray_cluster, tmp_path):
@@ -33,7 +33,10 @@ def test_a_failed_input_is_told_and_the_others_go_on(ray_cluster, tmp_path):
     assert [done.error for done in found[::2]] == [None, None]
 
 
-def test_a_task_that_kills_its_worker_is_given_up_and_the_others_go_on(ray_cluster, tmp_path):
+def test_a_task_that_kills_its_worker_is_given_up_and_the_others_go_on(
+    ray_cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ray_engine, "RETRIES", 2)
     found = {
         done.task: done for done in map_on_ray(Scaled(tmp_path), 1, ["deadly", 1, 2], workers=1)
     }
@@ -41,7 +44,7 @@ def test_a_task_that_kills_its_worker_is_given_up_and_the_others_go_on(ray_clust
     assert isinstance(found["deadly"].error, UnavailableError)
     assert found[1].error is None
     assert found[2].error is None
-    assert len(list(tmp_path.glob("deadly-*"))) == RETRIES + 1
+    assert len(list(tmp_path.glob("deadly-*"))) == 3
 
 
 def test_a_bug_keeps_its_kind_and_its_traceback(ray_cluster, tmp_path):
