@@ -124,7 +124,8 @@ def map_on_ray(
     versions = _versions()
     try:
         shared_ref = ray.put(shared)
-        actors = [make.remote(pickle.dumps(work), shared_ref) for _ in range(workers)]
+        # In a list it goes as a reference: a worker that starts again fetches it again.
+        actors = [make.remote(pickle.dumps(work), [shared_ref]) for _ in range(workers)]
     except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
         raise _full(error) from error
     waiting = iter(tasks)
@@ -160,7 +161,7 @@ def map_on_ray(
 class _Worker:
     """In a worker's process. What was opened goes when it is killed, and is opened again after."""
 
-    def __init__(self, packed: bytes, shared: Any) -> None:  # noqa: ANN401
+    def __init__(self, packed: bytes, shared: list[Any]) -> None:
         self._packed, self._shared = packed, shared
         self._run: Callable[[Any], Any] | None = None
 
@@ -189,7 +190,8 @@ class _Worker:
         import cv2
 
         cv2.setNumThreads(1)
-        self._run = pickle.loads(self._packed).open(self._shared)
+        (reference,) = self._shared
+        self._run = pickle.loads(self._packed).open(_import_ray().get(reference))
         assert self._run is not None
         return self._run
 

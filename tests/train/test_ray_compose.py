@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 
+import onnx
 import pytest
 
 from depthmask.errors import InputError, OutputError, UnavailableError, UsageError
@@ -17,7 +18,9 @@ from depthmask.storage import Storage
 from depthmask.train.compose_to_store import compose_to_store
 from depthmask.train.materialise import materialise
 from depthmask.train.ray_blocks import ShardWork, make_on_ray
-from depthmask.train.recipe import StageRecipe
+from depthmask.train.recipe import PhotoRecipe, StageRecipe
+from depthmask.train.teacher import DepthTeacher, MaskTeacher, Teachers
+from depthmask.train.teacher_options import parse_teacher
 
 RECIPE = StageRecipe(seed=3, canvas_px=64)
 COUNT, SHARD_SIZE = 11, 2
@@ -183,6 +186,28 @@ def test_other_teachers_at_the_same_path_are_refused(recipe, assets):
         ShardWork(blocks, "of this machine").open(assets)
 
 
+def test_teachers_label_alike_on_a_cluster(ray_cluster, assets, tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("ReduceMax", ["image"], ["grey"], axes=[1], keepdims=1)]
+    shape = [1, 3, 32, 32]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "brightest",
+        [value("image", onnx.TensorProto.FLOAT, shape)],
+        [value("grey", onnx.TensorProto.FLOAT, [1, 1, *shape[2:]])],
+    )
+    opset = onnx.helper.make_opsetid("", 13)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset]), tmp_path / "m.onnx")
+    squashed = parse_teacher("m,sigmoid")[1]
+    teachers = Teachers(
+        DepthTeacher.open(tmp_path / "m.onnx"), MaskTeacher.open(tmp_path / "m.onnx", squashed)
+    )
+    recipe = PhotoRecipe(canvas_px=32)
+    for out, options in (("local", {}), ("ray", {"workers": 2, "on_ray": make_on_ray})):
+        materialise(recipe, assets, tmp_path / out, 6, teachers=teachers, shard_size=2, **options)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+
+
 def test_loose_files_are_for_one_machine(dmx_inside, assets_folder, tmp_path):
     options = ("--engine", "ray", "--format", "files", "--out", tmp_path / "d")
     code, _, error = dmx_inside("data", "compose", "--assets", assets_folder, *options)
@@ -202,6 +227,23 @@ def test_the_command_reports_what_ray_made(ray_cluster, dmx, assets_folder, tmp_
         assert json.loads(done.stdout)["made"] == 5
         made[engine] = digests(out)
     assert made["ray"] == made["local"]
+
+
+def test_a_cluster_that_is_not_there_is_one_line(dmx, assets_folder, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    options = ("--assets", assets_folder, "--out", tmp_path / "d", "--limit", 2)
+    done = dmx("data", "compose", *options, "--engine", "ray", "--address", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: a Ray cluster must answer at 127.0.0.1:1, but")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_address_is_of_ray(dmx_inside, assets_folder):
+    options = ("--assets", assets_folder, "--out", "d", "--address", "127.0.0.1:1")
+    code, _, error = dmx_inside("data", "compose", *options)
+    assert code == 2
+    assert "--engine ray" in error
 
 
 # --- into a store
