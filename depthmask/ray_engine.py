@@ -124,18 +124,19 @@ def map_on_ray(
     versions = _versions()
     try:
         shared_ref = ray.put(shared)
-        # In a list it goes as a reference: a worker that starts again fetches it again.
-        actors = [make.remote(pickle.dumps(work), [shared_ref]) for _ in range(workers)]
+        actors = [make.remote(pickle.dumps(work)) for _ in range(workers)]
     except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
         raise _full(error) from error
     waiting = iter(tasks)
-    starting = {actor.start.remote(versions): actor for actor in actors}
+    # In a list it stays a reference, which only a worker that has just started follows.
+    shared_in = [shared_ref]
+    starting = {actor.start.remote(versions, shared_in): actor for actor in actors}
     running: dict[Any, tuple[Any, Task]] = {}
     is_first = True
 
     def give_next(actor: Any) -> None:  # noqa: ANN401  (Ray's handles have no type)
         for task in waiting:
-            running[actor.run.remote(task)] = (actor, task)
+            running[actor.run.remote(task, shared_in)] = (actor, task)
             return
 
     try:
@@ -161,11 +162,11 @@ def map_on_ray(
 class _Worker:
     """In a worker's process. What was opened goes when it is killed, and is opened again after."""
 
-    def __init__(self, packed: bytes, shared: list[Any]) -> None:
-        self._packed, self._shared = packed, shared
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
         self._run: Callable[[Any], Any] | None = None
 
-    def start(self, versions: dict[str, str]) -> DepthmaskError | None:
+    def start(self, versions: dict[str, str], shared: list[Any]) -> DepthmaskError | None:
         found = _versions()
         wrong = [name for name, version in versions.items() if found.get(name) != version]
         if wrong:
@@ -175,22 +176,22 @@ class _Worker:
                 f" {found.get(name, 'none')}. Try the same environment on every machine"
             )
         try:
-            self._open()
+            self._open(shared)
         except DepthmaskError as error:
             return error
         return None
 
-    def run(self, task: Any) -> Any:  # noqa: ANN401
+    def run(self, task: Any, shared: list[Any]) -> Any:  # noqa: ANN401
         try:
-            return (self._run or self._open())(task)
+            return (self._run or self._open(shared))(task)
         except DepthmaskError as error:
             return _Failed(error)
 
-    def _open(self) -> Callable[[Any], Any]:
+    def _open(self, shared: list[Any]) -> Callable[[Any], Any]:
         import cv2
 
         cv2.setNumThreads(1)
-        (reference,) = self._shared
+        (reference,) = shared
         self._run = pickle.loads(self._packed).open(_import_ray().get(reference))
         assert self._run is not None
         return self._run
