@@ -155,7 +155,9 @@ def map_on_ray(
             give_next(actor)  # before the result is looked at: the worker need not wait for that
             yield _outcome(ray, reference, task)
     finally:
-        for actor in actors:
+        # A generator that is left may end after the connection, with which its workers ended; Ray would
+        # connect again, or even start a cluster.
+        for actor in actors if ray.is_initialized() else ():
             ray.kill(actor)
 
 

@@ -82,6 +82,15 @@ def test_a_full_object_store_is_one_line(ray_cluster, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_results_that_nobody_takes_start_no_cluster_later(ray_cluster, tmp_path, monkeypatch):
+    results = map_on_ray(Scaled(tmp_path), 1, range(3), workers=1)
+    next(results)
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_cluster, "is_initialized", lambda: False)
+        patch.setattr(ray_cluster, "kill", lambda actor: pytest.fail("Ray was asked"))
+        results.close()
+
+
 def test_a_caller_that_is_connected_stays_so(ray_cluster):
     with connected(None) as workers:
         assert workers == 2
