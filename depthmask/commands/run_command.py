@@ -43,7 +43,8 @@ _REFRESHES_PER_S = 2
     multiple=True,
     metavar="FILE|FOLDER|GLOB|0|URL|-|lavfi:GRAPH",
     help="Photographs, a video (- is standard input), a camera by its number or /dev path, an rtsp:// or http://"
-    " stream, or a test pattern. With --engine ray also s3://, several of them, and folders of videos.",
+    " stream, or a test pattern. With --engine ray also s3://, several of them, shards (.tar), and folders of"
+    " videos.",
 )
 @run_outputs.output_options
 @overwrite_option

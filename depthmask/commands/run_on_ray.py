@@ -61,7 +61,7 @@ def run_on_ray(context: click.Context, sources: Sequence[str], out: str | None) 
     else:
         check_folder(target, overwrite=options["overwrite"])
     pieces = plan(sources)
-    has_photos = any(piece.kind == "photographs" for piece in pieces)
+    has_photos = any(piece.kind != "video" for piece in pieces)
     views = _views(options, has_photos=has_photos, has_videos=pieces[0].kind == "video")
     bundle = open_bundle(options["bundle"])
     resolutions = options["resolutions"]

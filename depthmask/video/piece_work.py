@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -13,11 +13,12 @@ from depthmask.bundle import Bundle
 from depthmask.errors import InputError
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
+from depthmask.shards import ShardedFiles
 from depthmask.storage import Storage, is_url
 from depthmask.video.cutout import Background
 from depthmask.video.images import ImageSource
 from depthmask.video.overlay import Look
-from depthmask.video.pieces import Piece
+from depthmask.video.pieces import SHARD_SUFFIX, Piece
 from depthmask.video.runner import run
 from depthmask.video.sinks import DEPTH_FILE, FolderSink, depth_scale
 from depthmask.video.video_file import VideoSink
@@ -85,8 +86,8 @@ class PieceWork:
     def _scale(self, pipeline: Pipeline) -> float | None:
         if self.first_photo is None or "depth" not in self.views:
             return None
-        with _here((self.first_photo,)) as (path,):
-            (frame,) = ImageSource([path], self.first_photo)
+        with _here((self.first_photo,)) as (path,), _unpacked(path) as (first, *_):
+            (frame,) = ImageSource([first], self.first_photo)
         prediction = pipeline(frame.image_HW3)
         return depth_scale(prediction.depth_HW, pipeline.manifest.chain.depth_unit)
 
@@ -106,8 +107,16 @@ class _Worker:
             _here(piece.files) as paths,
         ):
             target = Path(folder) / "out"
-            make = self._video if piece.kind == "video" else self._photographs
-            result = make(piece, paths, target, look)
+            if piece.kind == "video":
+                result = self._video(piece, paths, target, look)
+            elif piece.kind == "photographs":
+                result = self._photographs(piece, paths, target, look)
+            else:
+                with _unpacked(paths[0]) as photos:
+                    names = tuple(f"{piece.names[0]}_{photo.stem}" for photo in photos)
+                    files = tuple(f"{photo.name} in {piece.files[0]}" for photo in photos)
+                    inside = replace(piece, files=files, names=names)
+                    result = self._photographs(inside, photos, target, look)
         if self.work.storage is None:
             return result
         for name, content in result.files.items():
@@ -153,10 +162,11 @@ class _Worker:
 
 
 def first_readable(pieces: tuple[Piece, ...]) -> str | None:
-    """The first photograph that can be read; None: there is none."""
-    for file in (file for piece in pieces if piece.kind == "photographs" for file in piece.files):
-        with _here((file,)) as (path,):
-            if any(True for _ in ImageSource([path], file)):
+    """The first photograph that can be read, or shard whose first one can be; None: there is none."""
+    still = sorted((piece for piece in pieces if piece.kind != "video"), key=lambda p: p.kind)
+    for file in (file for piece in still for file in piece.files):
+        with suppress(InputError), _here((file,)) as (path,), _unpacked(path) as (first, *_):
+            if any(True for _ in ImageSource([first], file)):
                 return file
     return None
 
@@ -175,6 +185,29 @@ def _here(files: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
             _fetched(file, Path(folder) / str(number)) if is_url(file) else Path(file)
             for number, file in enumerate(files)
         )
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[tuple[Path, ...]]:
+    """The photographs of a shard, as files that go when the block ends; anything else is itself.
+
+    Raises:
+        InputError: the shard is damaged, or there is no sample in it.
+
+    """
+    if path.suffix.lower() != SHARD_SUFFIX:
+        yield (path,)
+        return
+    shard = ShardedFiles((path,))
+    if not len(shard):
+        raise InputError(f"{path} must be a shard with samples, but there are none in it")
+    with tempfile.TemporaryDirectory(prefix="depthmask-shard-") as folder:
+        photos = []
+        for sample in map(shard.read, range(len(shard))):
+            # A sample's name may have folders in it, and its image any format: that is told by its bytes.
+            photos.append(Path(folder) / f"{sample.name.replace('/', '_')}.jpg")
+            photos[-1].write_bytes(sample.image.content)
+        yield tuple(photos)
 
 
 def _fetched(url: str, folder: Path) -> Path:

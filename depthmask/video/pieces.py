@@ -1,4 +1,4 @@
-"""Photographs and videos as pieces of work, each fit for a worker: some photographs, or one video."""
+"""Photographs and videos as pieces of work, each fit for a worker: some photographs, a shard, or a video."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from depthmask.video.images import images_of_folder, unique_names
 
 PHOTOS_PER_PIECE = 16
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm"})
+SHARD_SUFFIX = ".tar"
+_WANTED = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {SHARD_SUFFIX}
 
 
 @dataclass(frozen=True)
 class Piece:
     """Files, and what their outputs are called."""
 
-    kind: Literal["photographs", "video"]
+    kind: Literal["photographs", "shard", "video"]
     files: tuple[str, ...]
-    """Paths or URLs; one for a video."""
+    """Paths or URLs; one for a video or a shard in WebDataset's layout."""
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -43,24 +45,25 @@ def plan(sources: Sequence[str]) -> tuple[Piece, ...]:
     """
     files = list(dict.fromkeys(file for source in sources for file in _files(source)))
     photos = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
-    videos = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES]
+    others = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES]
     names = unique_names([Path(photo) for photo in photos])
-    video_names = unique_names([Path(video) for video in videos])
+    other_names = unique_names([Path(other) for other in others])
     starts = range(0, len(photos), PHOTOS_PER_PIECE)
     parts = [slice(start, start + PHOTOS_PER_PIECE) for start in starts]
     # Videos first: they are the longest, and nobody waits for the last one.
+    pieces = [
+        Piece("shard" if _suffix(other) == SHARD_SUFFIX else "video", (other,), (name,))
+        for other, name in zip(others, other_names, strict=True)
+    ]
     return (
-        *(
-            Piece("video", (video,), (name,))
-            for video, name in zip(videos, video_names, strict=True)
-        ),
+        *sorted(pieces, key=lambda piece: piece.kind != "video"),
         *(Piece("photographs", tuple(photos[part]), tuple(names[part])) for part in parts),
     )
 
 
 def _files(source: str) -> list[str]:
     if is_url(source):
-        if _suffix(source) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        if _is_wanted(source):
             return [source]
         names = sorted(Storage(source).names())
         found = [f"{source.rstrip('/')}/{name}" for name in names if _is_wanted(name)]
@@ -74,15 +77,17 @@ def _files(source: str) -> list[str]:
 def _local_files(source: str) -> list[str]:
     path = Path(source)
     if path.is_dir():
-        videos = [
-            str(file) for file in sorted(path.iterdir()) if _suffix(file.name) in VIDEO_SUFFIXES
+        others = [
+            str(file)
+            for file in sorted(path.iterdir())
+            if _is_wanted(file.name) and _suffix(file.name) not in IMAGE_SUFFIXES
         ]
         try:
-            return [*map(str, images_of_folder(path)), *videos]
+            return [*map(str, images_of_folder(path)), *others]
         except InputError:
-            if not videos:
+            if not others:
                 raise
-            return videos
+            return others
     if path.exists():
         return [source]
     if glob.has_magic(source):
@@ -93,7 +98,7 @@ def _local_files(source: str) -> list[str]:
 
 
 def _is_wanted(name: str) -> bool:
-    return _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return _suffix(name) in _WANTED
 
 
 def _suffix(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tarfile
 
 import cv2
 import numpy as np
@@ -181,6 +182,25 @@ def test_the_plan_holds_every_file_once(photos, tmp_path, write_video):
     names = [name for piece in pieces[1:] for name in piece.names]
     assert len(set(names)) == PHOTOS + 1
     assert f"{photos.name}_01" in names
+
+
+def test_shards_are_their_photographs(ray_cluster, dmx_inside, tiny_bundle_path, photos, tmp_path):
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for number, names in enumerate((("01", "02"), ("03",))):
+        with tarfile.open(sets / f"s{number}.tar", "w") as archive:
+            for name in names:
+                archive.add(photos / f"{name}.jpg", f"{name}.jpg")
+                shutil.copy(photos / f"{name}.jpg", loose / f"s{number}_{name}.jpg")
+    (sets / "s2.tar").write_bytes(b"no shard")
+    code, _, error = on_ray(dmx_inside, tiny_bundle_path, tmp_path / "out", sets)
+    assert code == 3
+    assert "s2.tar" in error
+    options = ("--source", loose, "--threads", 1, "--out", tmp_path / "local")
+    assert dmx_inside("run", tiny_bundle_path, *options)[0] == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "local")
 
 
 def test_an_empty_folder_is_no_source(tmp_path):
