@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -97,6 +97,7 @@ def map_on_ray(
     workers: int,
     cpus: float = 1,
     gpus: float = 0,
+    same: Sequence[str] = (),
 ) -> Iterator[Done[Task, Result]]:
     """Put tasks through `workers` workers, and give what comes of each as it is there, in any order.
 
@@ -110,6 +111,7 @@ def map_on_ray(
         workers: How many; those for which the cluster has no room yet join when it has.
         cpus: Of a worker.
         gpus: Of a worker.
+        same: Packages that must be of this machine's version there, besides those that always must.
 
     Raises:
         UnavailableError: no worker could start, or one lacks what it needs or has other versions.
@@ -121,7 +123,7 @@ def map_on_ray(
     make = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(
         _Worker
     )
-    versions = _versions()
+    versions = _versions(same)
     try:
         shared_ref = ray.put(shared)
         actors = [make.remote(pickle.dumps(work)) for _ in range(workers)]
@@ -169,7 +171,7 @@ class _Worker:
         self._run: Callable[[Any], Any] | None = None
 
     def start(self, versions: dict[str, str], shared: list[Any]) -> DepthmaskError | None:
-        found = _versions()
+        found = _versions(tuple(versions))
         wrong = [name for name, version in versions.items() if found.get(name) != version]
         if wrong:
             name = wrong[0]
@@ -280,9 +282,9 @@ def _cpus(ray: Any) -> int:  # noqa: ANN401
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _versions() -> dict[str, str]:
+def _versions(also: Sequence[str]) -> dict[str, str]:
     found = {"depthmask": __version__}
-    for name in _SAME:
+    for name in {*_SAME, *also} - set(found):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # another build of it, such as -headless

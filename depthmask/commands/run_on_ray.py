@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import MofNCompleteColumn, Progress
@@ -13,6 +13,10 @@ from rich.progress import MofNCompleteColumn, Progress
 from depthmask.commands.options import messages, print_json
 from depthmask.commands.ray_options import check_engine, ray_connection
 from depthmask.errors import InputError, UsageError
+from depthmask.runtimes import for_precision
+
+if TYPE_CHECKING:
+    from depthmask.bundle import Bundle
 
 _HEEDED = frozenset(
     {
@@ -66,8 +70,8 @@ def run_on_ray(context: click.Context, sources: Sequence[str], out: str | None) 
     bundle = open_bundle(options["bundle"])
     resolutions = options["resolutions"]
     work = PieceWork(
-        runtime=options["runtime"],
         # Workers that differ must not choose differently.
+        runtime=_runtime(options, bundle),
         device="cpu" if options["device"] == "auto" else options["device"],
         threads=options["threads"] or 1,
         resolution=bundle.graph(resolutions[0] if resolutions else None).resolution,
@@ -123,6 +127,13 @@ def run_on_ray(context: click.Context, sources: Sequence[str], out: str | None) 
         raise InputError(
             f"{len(summary.failed)} of {total} files could not be done; the others are done"
         )
+
+
+def _runtime(options: Mapping[str, Any], bundle: Bundle) -> str:
+    if options["runtime"] != "auto":
+        return str(options["runtime"])
+    able = for_precision(bundle.manifest.precision)
+    return "onnxruntime" if "onnxruntime" in able else able[0]
 
 
 def _check_options(context: click.Context) -> None:

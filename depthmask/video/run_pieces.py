@@ -72,6 +72,7 @@ def run_pieces(
             workers=min(workers, len(pieces)),
             cpus=work.threads,
             gpus=1 if work.device == "cuda" else 0,
+            same=(work.runtime,),
         ):
             piece, result = done.task, done.result
             summary.files += len(piece.files)

@@ -59,7 +59,7 @@ def test_a_worker_without_what_it_needs_stops_the_job(ray_cluster, tmp_path):
 
 
 def test_a_worker_of_another_version_is_refused(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_engine, "_versions", lambda: {"depthmask": "99.0"})
+    monkeypatch.setattr(ray_engine, "_versions", lambda _: {"depthmask": "99.0"})
     with pytest.raises(
         UnavailableError, match=r"must have depthmask 99\.0, as here, but .+ has \d"
     ):
