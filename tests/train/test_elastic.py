@@ -48,7 +48,8 @@ def start(nodes, assets_folder, config_file):
         *("--rdzv-endpoint", f"127.0.0.1:{port}", "--monitor-interval", "0.1"),
         *(tiny_trained.__file__, str(assets_folder), str(config_file)),
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A store that outlives a restart holds the addresses of the dead, and gloo waits for them.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return [
         subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         for _ in range(nodes)
