@@ -34,6 +34,7 @@ from depthmask.engine import (
 from depthmask.errors import CheckFailedError, UnavailableError, UsageError
 from depthmask.export.remake import remake
 from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build, inspect_engine
+from depthmask.export.to_triton import REPOSITORY
 from depthmask.export.verify import verify_bundle
 from depthmask.frames import Resolution
 from depthmask.output_files import check_output
@@ -179,6 +180,8 @@ def rebuild(
 ) -> Bundle:
     """Give a bundle new engines in place of those it has, from the ONNX that it holds; needs no torch.
 
+    A model repository for Triton, which holds the old ones, is left out.
+
     Raises:
         InputError: it is no bundle, a damaged one, or holds a graph that TensorRT cannot parse.
         OutputError: it cannot be written.
@@ -189,7 +192,8 @@ def rebuild(
     trt, architectures = prepare(options, bundle.manifest.precision)
     return remake(
         bundle,
-        lambda name: name.endswith(OWN_SUFFIXES),
+        # Triton's repository holds copies of the old engines.
+        lambda name: name.endswith(OWN_SUFFIXES) or name.startswith(f"{REPOSITORY}/"),
         lambda folder: build_engines(
             folder, bundle.manifest, options, trt, architectures, progress
         ),

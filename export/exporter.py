@@ -43,6 +43,7 @@ from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unf
 from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
+from depthmask.export.to_triton import RepositoryOptions, check_precision, write_repository
 from depthmask.export.to_web import WebOptions, add_web, prepare_web
 from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.unsigned import UNSIGNED_RUNTIMES
@@ -62,8 +63,8 @@ _DEFAULT_INT8 = Int8Options()
 _DEFAULT_LIMITS = Limits()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
-Target = Literal["onnx", "tensorrt", "tensorrt-rtx", "web"]
-"""What a bundle holds beside its ONNX: nothing, engines, or a page for the browser."""
+Target = Literal["onnx", "tensorrt", "tensorrt-rtx", "web", "triton"]
+"""What a bundle holds beside its ONNX: nothing, engines, a page for the browser, or a model repository."""
 Progress = Callable[[str], None]
 """Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
@@ -109,6 +110,7 @@ def export_chain(
     target: Target = "onnx",
     engine: EngineOptions | None = None,
     web: WebOptions | None = None,
+    repository: RepositoryOptions | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -134,9 +136,10 @@ def export_chain(
             in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
             from an fp32 graph.
         target: `onnx`; `tensorrt` or `tensorrt-rtx` for engines beside the ONNX; `web` for a page that runs
-            the largest resolution's graph in the browser.
+            the largest resolution's graph in the browser; `triton` for a model repository.
         engine: what engines are built for, and how; by default for the GPU that is here.
         web: how the page is made.
+        repository: how Triton runs the bundle.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -179,6 +182,8 @@ def export_chain(
     prepared = prepare(engine, precision) if engine is not None else None
     web = _web_options(target, web)
     runtime_files = prepare_web(web, precision) if web is not None else None
+    if target == "triton":
+        check_precision(precision)
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.
@@ -264,6 +269,8 @@ def export_chain(
             manifest = build_engines(folder, manifest, engine, *prepared, progress)
         if runtime_files is not None:
             manifest = add_web(folder, manifest, runtime_files, progress)
+        if target == "triton":
+            manifest = write_repository(folder, manifest, repository or RepositoryOptions())
         write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
 

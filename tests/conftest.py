@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -117,3 +120,66 @@ def run_dmx(
         env={**os.environ, "PYTHONPATH": str(USER_CODE), "COLUMNS": "200"},
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[None]:
+    """An S3 server on this machine, which everything that knows S3 then talks to."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto[server]")
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "for-tests")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_server) -> str:
+    """A bucket in which everything is allowed."""
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="work")
+    return "work"
+
+
+@pytest.fixture(scope="session")
+def s3_denied(s3_server) -> str:
+    """A bucket in which nothing is."""
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="denied")
+    resources = ["arn:aws:s3:::denied", "arn:aws:s3:::denied/*"]
+    rule = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": resources}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+    client.put_bucket_policy(Bucket="denied", Policy=policy)
+    return "denied"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server) -> Iterator[ModuleType]:
+    """A Ray cluster of two nodes with a CPU each, on this machine, and this process connected to it.
+
+    Its workers know the S3 server, because that was there first.
+    """
+    pytest.importorskip("ray", reason="needs the extra ray")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import what tests define.
+        patch.setenv("PYTHONPATH", str(USER_CODE))
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(**node)
+        ray.init(cluster.address, log_to_driver=False, logging_level="CRITICAL")
+        yield ray
+        ray.shutdown()
+        cluster.shutdown()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -72,3 +73,20 @@ def test_every_dependency_has_a_lower_bound():
     named = [line for line in requirements if line and not line.startswith("%(")]
     assert named
     assert [line for line in named if ">=" not in line] == []
+
+
+def test_an_edge_install_pulls_in_nothing_for_clusters():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    wanted = (config["options"]["install_requires"] + extras["cpu"]).split()
+    names = {re.split(r"[^\w-]", line)[0] for line in wanted}
+    assert "onnxruntime" in names
+    assert names & {"ray", "fsspec", "s3fs", "moto", "tritonclient", "protobuf"} == set()
+
+
+def test_nothing_of_a_cluster_is_imported_without_being_asked_for():
+    modules = "depthmask.commands.run_command, depthmask.train.materialise, depthmask.video.pieces"
+    code = f"import sys, {modules}; print({{'ray', 'fsspec', 's3fs'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

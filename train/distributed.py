@@ -7,15 +7,18 @@ compute.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from depthmask.devices import cuda_problem
 from depthmask.errors import UnavailableError
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Processes:
     def writes(self) -> bool:
         """Whether this one writes the run's files."""
         return self.rank == 0
+
+    def share(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Of what all processes take together, the part of this one."""
+        return list(samples[self.rank :: self.count])
 
     def wait(self) -> None:
         """Until all are here."""

@@ -195,7 +195,7 @@ class Run:
     def _draws(self, steps: range) -> Iterator[list[Draw]]:
         """Of the steps to come, this process's samples."""
         for step in steps:
-            yield self.plan.draws(step)[self.group.rank :: self.group.count]
+            yield self.group.share(self.plan.draws(step))
 
     def _one_step(self, batch: Batch) -> dict[str, float]:
         self._newest_score = None

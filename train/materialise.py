@@ -8,29 +8,35 @@ it was stopped or on who made what.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import msgspec
 import numpy as np
 
 from depthmask.atomic import check_target, new_folder
-from depthmask.errors import DepthmaskError, InputError, OutputError, UsageError
-from depthmask.frames import UInt8Array
-from depthmask.samples import DATASET_FILE, DatasetInfo
-from depthmask.train.encoding import depth_scale, depth_unit
+from depthmask.errors import InputError, OutputError, UsageError
+from depthmask.ray_engine import Done
+from depthmask.samples import DATASET_FILE
+from depthmask.train.composed import (
+    ComposedInfo,
+    check_same,
+    decode_info,
+    describe,
+    encode_info,
+    pictures,
+)
 from depthmask.train.material import Assets
 from depthmask.train.parking import parked
+from depthmask.train.ray_blocks import ShardWork, check_all_made
 from depthmask.train.recipe import Recipe, check_labels, count_of
-from depthmask.train.shards import Format, Job
+from depthmask.train.shards import Format, Job, Tick
 from depthmask.train.workers import make_blocks
 
 if TYPE_CHECKING:
@@ -44,22 +50,16 @@ _OVERHEAD_BYTES = 1024
 
 Progress = Callable[[int, int], None]
 """Called with the samples done and of how many."""
-
-
-class ComposedInfo(DatasetInfo, frozen=True, kw_only=True):
-    """Our dataset.json; written first, so that an unfinished folder knows what it is."""
-
-    recipe: Recipe
-    assets_sha256: str
-    """Of the decoded pictures: resuming with others would mix two data sets."""
-    teachers_sha256: str | None = None
+BlockMaker = Callable[[ShardWork, Assets, Iterable[int], int], Iterator[Done[int, bytes]]]
+"""As `ray_blocks.make_on_ray`."""
 
 
 @dataclass(frozen=True)
 class MaterialiseResult:
     """What `materialise` did: `made` samples now, `count` are there in all."""
 
-    out: Path
+    out: Path | str
+    """A folder, or a store's URL."""
     count: int
     made: int
 
@@ -76,6 +76,7 @@ def materialise(
     workers: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
+    on_ray: BlockMaker | None = None,
 ) -> MaterialiseResult:
     """Write samples 0 to `count` - 1 of a recipe, or go on where an earlier call was stopped.
 
@@ -93,66 +94,56 @@ def materialise(
         workers: Processes; 1 works in this one.
         overwrite: Replace what `out` holds, if depthmask made it.
         progress: Called now and then.
+        on_ray: Makes the shards instead of this machine's processes (`ray_blocks.make_on_ray`).
 
     Raises:
         UsageError: `out` holds another data set or anything else and `overwrite` is off; `count`,
             `shard_size` or `workers` is out of range; another process is writing there; or a
             teacher is missing.
-        InputError: `out` holds a damaged dataset.json, or a label is bad.
+        InputError: `out` holds a damaged dataset.json, or a label is bad. On Ray, the other shards
+            are made before it is raised.
         OutputError: `out` cannot be written, or the disk is too small. What is there is kept.
         UnavailableError: a worker died, or a package is missing.
 
     """
-    count = _checked_count(recipe, count)
+    count = checked_count(recipe, count)
     if shard_size < 1 or workers < 1:
         raise UsageError(
             f"shard_size and workers must be 1 or more, but got {shard_size} and {workers}"
         )
     check_labels(recipe, teachers)
-    job = Job(recipe, teachers, out, count, form, shard_size)
-    unit = depth_unit(recipe)
-    info = ComposedInfo(
-        count=count,
-        depth_scale_m=depth_scale(unit),
-        depth_unit=unit,
-        shard_size=shard_size if form == "shards" else None,
-        recipe=recipe,
-        assets_sha256=assets_digest(assets),
-        teachers_sha256=teachers.digest if teachers else None,
-    )
+    if on_ray is not None and form != "shards":
+        raise UsageError("--engine ray makes shards, but got --format files. Try --format shards")
+    job = Job(recipe, teachers, count, shard_size, out, form)
+    info = describe(job, assets, shard_size if form == "shards" else None)
     goes_on = _goes_on(out, info, overwrite=overwrite)
     missing = [
         job.missing(block) if goes_on else len(job.indices(block)) for block in range(job.blocks)
     ]
     to_make = sum(missing)
-    _check_space(job, assets, to_make, workers)
+    _check_space(job, assets, to_make, parks=workers > 1 and on_ray is None)
     if not goes_on:
         _new_data_set(out, info)
     with _alone(out):
-        _check_same(_read_info(out / DATASET_FILE), info, out)  # not replaced before it was locked
+        check_same(
+            _read_info(out / DATASET_FILE), info, str(out)
+        )  # not replaced before it was locked
         job.remove_leftovers()
         try:
-            _make(job, assets, workers, missing, progress or (lambda done, total: None))
+            _make(job, assets, workers, missing, progress or (lambda done, total: None), on_ray)
         finally:
             job.remove_leftovers()
     return MaterialiseResult(out, count, to_make)
 
 
-def assets_digest(assets: Assets) -> str:
-    """One sha256 over all decoded pictures, in their order."""
-    digest = hashlib.sha256()
-    for picture in _pictures(assets):
-        digest.update(repr(picture.shape).encode())
-        digest.update(np.ascontiguousarray(picture).tobytes())
-    return digest.hexdigest()
-
-
-def _pictures(assets: Assets) -> Iterator[UInt8Array]:
-    cutouts = (cutout.premultiplied_HW4 for cutout in assets.foregrounds)
-    return itertools.chain(cutouts, assets.backgrounds, assets.photos)
-
-
-def _make(job: Job, assets: Assets, workers: int, missing: list[int], progress: Progress) -> None:
+def _make(
+    job: Job,
+    assets: Assets,
+    workers: int,
+    missing: list[int],
+    progress: Progress,
+    on_ray: BlockMaker | None,
+) -> None:
     """Make the blocks that have `missing` samples."""
     to_make = sum(missing)
     made = itertools.count(job.count - to_make + 1)
@@ -162,6 +153,9 @@ def _make(job: Job, assets: Assets, workers: int, missing: list[int], progress: 
         progress(next(made), job.count)
 
     progress(job.count - to_make, job.count)
+    if on_ray is not None:
+        _make_elsewhere(job, assets, workers, list(blocks), tick, on_ray)
+        return
     workers = min(workers, job.blocks)
     if workers > 1 and to_make:
         with parked(assets, job.out) as pictures:
@@ -177,7 +171,31 @@ def _make(job: Job, assets: Assets, workers: int, missing: list[int], progress: 
         cv2.setNumThreads(cv2_threads)
 
 
-def _checked_count(recipe: Recipe, count: int | None) -> int:
+def _make_elsewhere(
+    job: Job, assets: Assets, workers: int, blocks: list[int], tick: Tick, on_ray: BlockMaker
+) -> None:
+    """Write the shards that come back; those that fail are told of when the others are there."""
+    if not blocks:
+        return
+    failed = []
+    work = ShardWork(job, job.teachers.digest if job.teachers else None)
+    for done in on_ray(work, assets, blocks, min(workers, len(blocks))):
+        if done.result is None:
+            failed.append(done)
+            continue
+        job.write_shard(done.task, done.result)
+        for _ in job.indices(done.task):
+            tick()
+    check_all_made(failed, job.blocks)
+
+
+def checked_count(recipe: Recipe, count: int | None) -> int:
+    """How many samples to make.
+
+    Raises:
+        UsageError: none, or more than the recipe has.
+
+    """
     largest = count_of(recipe)
     if count is None:
         count = largest
@@ -195,7 +213,7 @@ def _checked_count(recipe: Recipe, count: int | None) -> int:
 def _goes_on(out: Path, wanted: ComposedInfo, *, overwrite: bool) -> bool:
     """Whether `out` holds the same data set, to go on with; False where it is to be new."""
     if out.is_dir() and not overwrite and (out / DATASET_FILE).exists():
-        _check_same(_read_info(out / DATASET_FILE), wanted, out)
+        check_same(_read_info(out / DATASET_FILE), wanted, str(out))
         return True
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise UsageError(
@@ -213,45 +231,27 @@ def _new_data_set(out: Path, info: ComposedInfo) -> None:
         _alone(out) if replaced else nullcontext(),
         new_folder(out, overwrite=out.is_dir()) as temporary,
     ):
-        document = msgspec.json.format(msgspec.json.encode(info), indent=2)
-        (temporary / DATASET_FILE).write_bytes(document + b"\n")
+        (temporary / DATASET_FILE).write_bytes(encode_info(info))
 
 
 def _read_info(path: Path) -> ComposedInfo:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ComposedInfo)
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, DepthmaskError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path} must describe a data set of `dmx data compose`, but got: {error}. Try"
-            " --overwrite"
-        ) from error
+    return decode_info(content, str(path))
 
 
-def _check_same(found: ComposedInfo, wanted: ComposedInfo, out: Path) -> None:
-    differing = [
-        name.removesuffix("_sha256")
-        for name in wanted.__struct_fields__
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    if differing:
-        raise UsageError(
-            f"{out} must be a new folder or hold the same data set, but it holds one of another"
-            f" {', '.join(differing)}. Try --overwrite or another --out"
-        )
-
-
-def _check_space(job: Job, assets: Assets, to_make: int, workers: int) -> None:
-    """Refuse what will not fit, by the size of a few samples; workers want the pictures as a file."""
+def _check_space(job: Job, assets: Assets, to_make: int, *, parks: bool) -> None:
+    """Refuse what will not fit, by the size of a few samples; local workers want the pictures as a file."""
     if not to_make:
         return
     probes = np.unique(np.linspace(0, job.count - 1, _PROBES).astype(int)).tolist()
     files = [job.encode(assets, index) for index in probes]
     sizes = [len(content) + _OVERHEAD_BYTES for sample in files for content in sample.values()]
     needed_bytes = _SPARE_SHARE * to_make * sum(sizes) / len(probes)
-    if workers > 1:
-        needed_bytes += sum(picture.nbytes for picture in _pictures(assets))
+    if parks:
+        needed_bytes += sum(picture.nbytes for picture in pictures(assets))
     parent = job.out.absolute()
     while not parent.exists():
         parent = parent.parent

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -34,14 +35,12 @@ Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to write; small when pickled, for it goes to worker processes."""
+class Blocks:
+    """What to make; small when pickled, for it goes to worker processes."""
 
     recipe: Recipe
     teachers: Teachers | None
-    out: Path
     count: int
-    form: Format
     shard_size: int
     """Samples per block, of either format."""
 
@@ -55,12 +54,6 @@ class Job:
         first = block * self.shard_size
         return range(first, min(first + self.shard_size, self.count))
 
-    def missing(self, block: int) -> int:
-        """How many samples of a block are yet to be made; of a shard that is not whole, all."""
-        if self.form == "shards":
-            return 0 if self._is_whole(block) else len(self.indices(block))
-        return sum(not self._image(index).exists() for index in self.indices(block))
-
     def encode(self, assets: Assets, index: int) -> dict[str, bytes]:
         """The files of a sample by suffix, the image last."""
         sample = compose(self.recipe, assets, index, self.teachers)
@@ -71,6 +64,33 @@ class Job:
         if isinstance(self.recipe, GridRecipe):
             prepare(self.recipe, assets)
 
+    def fill(self, file: IO[bytes], assets: Assets, block: int, tick: Tick) -> None:
+        """Write a shard's bytes."""
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for index in self.indices(block):
+                files = self.encode(assets, index)
+                files[".json"] = describe_sample(self.recipe, index)
+                for suffix, content in sorted(files.items()):
+                    # No times, owners or modes of this machine: equal samples, equal bytes.
+                    member = tarfile.TarInfo(f"{sample_name(index)}{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+                tick()
+
+
+@dataclass(frozen=True)
+class Job(Blocks):
+    """And where in a folder."""
+
+    out: Path
+    form: Format
+
+    def missing(self, block: int) -> int:
+        """How many samples of a block are yet to be made; of a shard that is not whole, all."""
+        if self.form == "shards":
+            return 0 if self._is_whole(block) else len(self.indices(block))
+        return sum(not self._image(index).exists() for index in self.indices(block))
+
     def make(self, assets: Assets, block: int, tick: Tick) -> None:
         """Write a shard, or what is missing of a block of loose files.
 
@@ -78,18 +98,21 @@ class Job:
             OutputError: it cannot be written; what is finished is kept.
 
         """
-        try:
+        with self._writing():
             if self.form == "files":
                 self._make_files(assets, block, tick)
             else:
-                write_file(self._shard(block), lambda file: self._fill(file, assets, block, tick))
-        except BrokenPipeError:  # of `tick`: nobody waits for this worker any more
-            raise
-        except OSError as error:
-            raise OutputError(
-                f"{self.out} cannot be written: {error.strerror}. What is finished is kept, and the"
-                " same command goes on"
-            ) from error
+                write_file(self._shard(block), lambda file: self.fill(file, assets, block, tick))
+
+    def write_shard(self, block: int, content: bytes) -> None:
+        """Write a shard whose bytes were made elsewhere.
+
+        Raises:
+            OutputError: it cannot be written.
+
+        """
+        with self._writing():
+            write_file(self._shard(block), content)
 
     def remove_leftovers(self) -> None:
         """Of writes that were killed; no other process may be at work."""
@@ -107,17 +130,17 @@ class Job:
                 write_file(self.out / f"{sample_name(index)}{suffix}", content)
             tick()
 
-    def _fill(self, file: IO[bytes], assets: Assets, block: int, tick: Tick) -> None:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for index in self.indices(block):
-                files = self.encode(assets, index)
-                files[".json"] = describe_sample(self.recipe, index)
-                for suffix, content in sorted(files.items()):
-                    # No times, owners or modes of this machine: equal samples, equal bytes.
-                    member = tarfile.TarInfo(f"{sample_name(index)}{suffix}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-                tick()
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # of `tick`: nobody waits for this worker any more
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{self.out} cannot be written: {error.strerror}. What is finished is kept, and the"
+                " same command goes on"
+            ) from error
 
     def _is_whole(self, block: int) -> bool:
         """By its table of contents: it was renamed when it was whole, but disks and copies fail."""

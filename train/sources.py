@@ -16,9 +16,9 @@ from depthmask.frames import FloatArray, UInt8Array
 from depthmask.samples import DATASET_FILE, Samples, open_samples
 from depthmask.train.augment import degrade
 from depthmask.train.compose import compose
+from depthmask.train.composed import assets_digest
 from depthmask.train.config import TrainingConfig
 from depthmask.train.material import Assets
-from depthmask.train.materialise import assets_digest
 from depthmask.train.paste import cut_object, paste_object
 from depthmask.train.recipe import GridRecipe, Recipe
 from depthmask.train.schedule import UNSEEN, Pool, split, split_grid

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,25 +14,31 @@ from rich.progress import MofNCompleteColumn, Progress
 from depthmask.commands.options import (
     json_option,
     messages,
-    out_option,
     overwrite_option,
     print_json,
 )
+from depthmask.commands.ray_options import check_engine, ray_connection, ray_options
 from depthmask.commands.recipe_options import (
     open_recipe,
     recipe_options,
     report_skipped,
     strict_option,
 )
-from depthmask.errors import InputError
+from depthmask.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from depthmask.train.material import SkippedAsset
+    from depthmask.train.materialise import MaterialiseResult
 
 
 @click.command()
 @recipe_options
-@out_option("The folder for the data set.", required=True)
+@click.option(
+    "--out",
+    required=True,
+    metavar="FOLDER|URL",
+    help="The folder for the data set; with --engine ray also s3://BUCKET/PREFIX and the like.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -61,11 +70,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="Processes, one shard at a time each; the bytes do not depend on it.",
+    type=click.IntRange(1, 4096),
+    help="Processes, one shard at a time each; the bytes do not depend on it.  [default: 1; on Ray all CPUs]",
 )
+@ray_options
 @strict_option
 @overwrite_option
 @json_option
@@ -74,7 +82,7 @@ def compose(
     recipe: Path | None,
     depth: str | None,
     mask_teacher: str | None,
-    out: Path,
+    out: str,
     limit: int | None,
     seed: int | None,
     split: str | None,
@@ -82,7 +90,9 @@ def compose(
     no_augment: bool,
     form: Literal["shards", "files"],
     shard_size: int,
-    workers: int,
+    workers: int | None,
+    engine: Literal["local", "ray"],
+    address: str | None,
     strict: bool,
     overwrite: bool,
     as_json: bool,
@@ -100,11 +110,12 @@ def compose(
     Example:
       dmx data compose --limit 2000 --out DATA
       dmx data compose --recipe reference --workers 2 --out REFERENCE
+      dmx data compose --recipe reference --engine ray --address head:6379 --out s3://bucket/reference
       dmx data compose --assets assets --split test --seed 1 --limit 200 --out TEST
     """
-    from depthmask.train.materialise import materialise
     from depthmask.train.recipe import count_of
 
+    check_engine(engine, address, out)
     chosen, loaded, teachers = open_recipe(
         assets,
         recipe,
@@ -116,24 +127,24 @@ def compose(
         canvas_px=size,
         augment=False if no_augment else None,
     )
-    with Progress(
-        *Progress.get_default_columns(),
-        MofNCompleteColumn(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    ) as bar:
+    with (
+        _maker(engine, address, out, form, workers) as make,
+        Progress(
+            *Progress.get_default_columns(),
+            MofNCompleteColumn(),
+            console=messages,
+            transient=True,
+            disable=not messages.is_terminal,
+        ) as bar,
+    ):
         task = bar.add_task("composing", total=None)
         try:
-            result = materialise(
+            result = make(
                 chosen,
                 loaded,
-                out,
-                limit or count_of(chosen) or 1000,
+                count=limit or count_of(chosen) or 1000,
                 teachers=teachers,
-                form=form,
                 shard_size=shard_size,
-                workers=workers,
                 overwrite=overwrite,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -151,6 +162,33 @@ def compose(
         click.echo(f"{out}: {result.count} samples, {result.made} of them made now")
     report_skipped(loaded.skipped)
     _require_all(loaded.skipped)
+
+
+@contextmanager
+def _maker(
+    engine: Literal["local", "ray"],
+    address: str | None,
+    out: str,
+    form: Literal["shards", "files"],
+    workers: int | None,
+) -> Iterator[Callable[..., MaterialiseResult]]:
+    """What makes the data set: `materialise`, here or on Ray, or `compose_to_store`."""
+    from depthmask.storage import Storage, is_url
+    from depthmask.train.materialise import materialise
+
+    if engine == "local":
+        yield partial(materialise, out=Path(out), form=form, workers=workers or 1)
+        return
+    from depthmask.train.compose_to_store import compose_to_store
+    from depthmask.train.ray_blocks import make_on_ray
+
+    if form != "shards":
+        raise UsageError("--engine ray makes shards, but got --format files. Try --format shards")
+    with ray_connection(address, workers) as count:
+        if is_url(out):
+            yield partial(compose_to_store, storage=Storage(out), workers=count)
+        else:
+            yield partial(materialise, out=Path(out), workers=count, on_ray=make_on_ray)
 
 
 def _require_all(skipped: tuple[SkippedAsset, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What `dmx export` may say about TensorRT engines, and what it says about those it made."""
+"""What `dmx export` may say about what stands beside the ONNX: TensorRT engines, Triton's repository."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _OPTIONS = (
     click.option(
         "--to",
         "target",
-        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "web"]),
+        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "web", "triton"]),
         default="onnx",
         show_default=True,
-        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu), or"
-        " web/, a page that runs the chain in the browser.",
+        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu),"
+        " web/, a page that runs the chain in the browser, or triton/, a model repository.",
     ),
     click.option(
         "--gpu",
@@ -82,13 +82,13 @@ _OPTIONS = (
     click.option(
         "--largest-batch",
         type=click.IntRange(1, 1024),
-        help="Of --dynamic-batch; 1024 by default, 8 of an engine.",
+        help="Of --dynamic-batch; 1024 by default, 8 of an engine or of Triton's batches.",
     ),
     click.option(
         "--rebuild",
         type=PathType(),
         metavar="BUNDLE",
-        help="Build this bundle's engines or web/ again from the ONNX that it holds; needs no torch.",
+        help="Make again what --to names, from the ONNX that this bundle holds; needs no torch.",
     ),
 )
 _OF_ENGINES = (
@@ -123,8 +123,8 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     Raises:
         UsageError: an option of engines without a target that has some, or an unusable one.
     """
-    given = given_options(click.get_current_context())
-    if target in ("onnx", "web"):
+    if not target.startswith("tensorrt"):
+        given = given_options(click.get_current_context())
         if wrong := [name for name in _OF_ENGINES if name in given and name not in _LIMITS]:
             raise UsageError(
                 f"--{wrong[0].replace('_', '-')} is of engines, but --to is {target}."
@@ -167,8 +167,8 @@ def chosen_limits(options: Mapping[str, Any], opened: Mapping[str, bool], target
 
     given = given_options(click.get_current_context())
     for name, of in _LIMITS.items():
-        of_engine = target.startswith("tensorrt") and name in _OF_ENGINES
-        if name in given and not opened[of] and not of_engine:
+        of_target = target.startswith("tensorrt") and name in _OF_ENGINES
+        if name in given and not opened[of] and not of_target:
             flag = of.replace("_", "-")
             raise UsageError(f"--{name.replace('_', '-')} is of --{flag}. Try it with --{flag}")
     sizes = {

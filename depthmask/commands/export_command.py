@@ -28,6 +28,12 @@ from depthmask.commands.options import (
     threads_option,
 )
 from depthmask.commands.stage_options import stage_input, stage_options
+from depthmask.commands.triton_options import (
+    OF_TRITON,
+    chosen_repository,
+    print_repository,
+    triton_options,
+)
 from depthmask.commands.web_options import OF_WEB, chosen_web, print_web, web_options
 from depthmask.errors import UsageError
 from depthmask.frames import Resolution
@@ -35,6 +41,7 @@ from depthmask.frames import Resolution
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, Int8Record, Precision
     from depthmask.export.engines import EngineOptions
+    from depthmask.export.to_triton import RepositoryOptions
     from depthmask.export.to_web import WebOptions
 
 
@@ -97,6 +104,7 @@ if TYPE_CHECKING:
 )
 @engine_options
 @web_options
+@triton_options
 @click.option(
     "--rewrite",
     "rewrites",
@@ -170,12 +178,14 @@ def command(
       dmx export --depth-onnx midas.onnx --depth-range 0..255 --out b/
       dmx export --fp16 --to tensorrt-rtx --gpu sm86,sm89
       dmx export --int8 --to web                          a page that runs it in the browser
+      dmx export --to triton --dynamic-batch --instances 2
       dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
     engine = chosen_engine(target, others)
     web = chosen_web(target, others)
+    repository = chosen_repository(target, others, device=profile, threads=threads)
     if others["rebuild"] is not None:
-        _report(_rebuild(others["rebuild"], engine, web), as_json)
+        _report(_rebuild(others["rebuild"], engine, web, repository), as_json)
         return
     from depthmask import presets
     from depthmask.models import require_torch
@@ -250,6 +260,7 @@ def command(
             target=target,
             engine=engine,
             web=web,
+            repository=repository,
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -266,17 +277,27 @@ def command(
     _report(bundle, as_json)
 
 
-def _rebuild(path: Path, engine: EngineOptions | None, web: WebOptions | None) -> Bundle:
+def _rebuild(
+    path: Path,
+    engine: EngineOptions | None,
+    web: WebOptions | None,
+    repository: RepositoryOptions | None,
+) -> Bundle:
     from depthmask.export.engines import rebuild
+    from depthmask.export.to_triton import rebuild_repository
     from depthmask.export.to_web import rebuild_web
 
-    rebuild_only(click.get_current_context(), also=OF_WEB)
+    rebuild_only(
+        click.get_current_context(), also=OF_WEB if web else OF_TRITON if repository else ()
+    )
     with messages.status("building") as status:
         if web is not None:
             return rebuild_web(path, web, progress=status.update)
+        if repository is not None:
+            return rebuild_repository(path, repository)
         if engine is not None:
             return rebuild(path, engine, progress=status.update)
-    raise UsageError("--rebuild needs --to tensorrt, --to tensorrt-rtx or --to web")
+    raise UsageError("--rebuild needs --to tensorrt, tensorrt-rtx, web or triton")
 
 
 def _report(bundle: Bundle, as_json: bool) -> None:
@@ -336,6 +357,7 @@ def _print(bundle: Bundle) -> None:
         )
     print_engines(manifest)
     print_web(bundle)
+    print_repository(manifest)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

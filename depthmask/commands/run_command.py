@@ -19,6 +19,7 @@ from depthmask.commands.options import (
     runtime_option,
     threads_option,
 )
+from depthmask.commands.ray_options import check_engine, ray_options
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
 
@@ -37,10 +38,13 @@ _REFRESHES_PER_S = 2
 @click.argument("bundle", type=PathType(), required=False)
 @click.option(
     "--source",
+    "sources",
     required=True,
+    multiple=True,
     metavar="FILE|FOLDER|GLOB|0|URL|-|lavfi:GRAPH",
     help="Photographs, a video (- is standard input), a camera by its number or /dev path, an rtsp:// or http://"
-    " stream, or a test pattern.",
+    " stream, or a test pattern. With --engine ray also s3://, several of them, shards (.tar), and folders of"
+    " videos.",
 )
 @run_outputs.output_options
 @overwrite_option
@@ -55,11 +59,17 @@ _REFRESHES_PER_S = 2
 @resolutions_option
 @map_options.map_options
 @live_options.live_options
+@ray_options
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 4096),
+    help="On Ray, with --threads CPUs each (1 by default).  [default: all CPUs]",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
 @json_option
 def command(
     bundle: Path | None,
-    source: str,
+    sources: tuple[str, ...],
     views: tuple[str, ...] | None,
     background: str | None,
     out: str | None,
@@ -72,6 +82,9 @@ def command(
     smooth_ms: float | None,
     skip_identical: bool,
     limit: int | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
     as_json: bool,
     **live: Any,  # noqa: ANN401  (the fields of LiveArguments)
 ) -> None:
@@ -90,7 +103,13 @@ def command(
       dmx run --source photos/ --view cutout --background beach.jpg --out out/
       dmx run --source 0 --view depth --out http://127.0.0.1:8090/
       dmx run --source clip.mp4 --out - | jq .mask.area
+      dmx run --source photos/ --source 'clips/*.mp4' --engine ray --out s3://bucket/out
     """
+    if engine == "ray":
+        from depthmask.commands.run_on_ray import run_on_ray
+
+        run_on_ray(click.get_current_context(), sources, out)
+        return
     import cv2
 
     from depthmask.output_files import check_output
@@ -99,6 +118,9 @@ def command(
     from depthmask.video.sources import open_source
     from depthmask.video.statistics import RunStatistics
 
+    # An http address is where Motion JPEG is served, and no store.
+    check_engine(engine, address, None if out is None or out.lower().startswith("http") else out)
+    source = _one_source(sources, workers)
     arguments = live_options.LiveArguments(**live)
     if arguments.stats is not None:
         check_output(arguments.stats, overwrite=overwrite)
@@ -144,6 +166,13 @@ def command(
         raise InputError(
             f"{len(summary.unreadable)} of {opened.count} could not be read; the others are done"
         )
+
+
+def _one_source(sources: tuple[str, ...], workers: int | None) -> str:
+    if len(sources) > 1 or workers is not None:
+        found = "--workers" if workers is not None else f"{len(sources)} sources"
+        raise UsageError(f"--engine local runs one --source, but got {found}. Try --engine ray")
+    return sources[0]
 
 
 def _check_options(

@@ -24,9 +24,13 @@ class ImageSource:
     fps: float | None = None
     counts = SourceCounts()
 
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
+    def __init__(
+        self, paths: Sequence[Path], name: str, names: Sequence[str] | None = None
+    ) -> None:
+        """`names` are the frames'; by default from the paths."""
         self.name = name
         self._paths = tuple(paths)
+        self._names = tuple(names if names is not None else unique_names(self._paths))
         self._unreadable: list[InputError] = []
 
     @property
@@ -41,8 +45,7 @@ class ImageSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in the order of the files; a gap in `index` is a file that could not be read."""
-        names = unique_names(self._paths)
-        for index, (path, name) in enumerate(zip(self._paths, names, strict=True)):
+        for index, (path, name) in enumerate(zip(self._paths, self._names, strict=True)):
             try:
                 image_HW3 = read_image(path)
             except InputError as error:

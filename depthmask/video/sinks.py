@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +102,15 @@ class FolderSink:
         *,
         overwrite: bool = False,
         share: float = 1.0,
+        scale: float | None = None,
     ) -> None:
+        """`scale` is the depth files'; by default the first depth chooses it."""
         self._target, self._views, self._look, self._share = target, tuple(views), look, share
         self._overwrite = overwrite
         self._folder: Path | None = None
         self._context: AbstractContextManager[Path] | None = None
         self._range: DepthRange | None = None
-        self._scale: float | None = None
+        self._scale = scale
         self._clipped: dict[str, int] = {}
 
     @property
@@ -159,28 +161,37 @@ class FolderSink:
     ) -> None:
         assert self._context is not None
         try:
-            if kind is None and self._scale is not None:
-                self._describe_depth()
+            if kind is None and self._scale is not None and self._clipped:
+                assert self._folder is not None
+                document = depth_document(self._look, self._scale, self._clipped)
+                (self._folder / DEPTH_FILE).write_bytes(document)
         except BaseException as failure:
             # As if the block had failed: the folder goes, and an OSError becomes an OutputError.
             self._context.__exit__(type(failure), failure, failure.__traceback__)
             raise
         self._context.__exit__(kind, error, traceback)
 
-    def _describe_depth(self) -> None:
-        assert self._folder is not None
-        foreground = self._look.kind == "foreground"
-        document = {
-            "schema": 1,
-            "scale": self._scale,
-            "unit": self._look.depth_unit,
-            "meaning": "depth = value * scale; value 0 = no depth; depth grows with distance",
-            "counts": "inside the mask" if foreground else "in the whole frame",
-            "files": sorted(self._clipped),
-            "clipped_pixels": self.clipped,
-        }
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-        (self._folder / DEPTH_FILE).write_text(text + "\n", encoding="utf-8")
+
+def depth_document(look: Look, scale: float, clipped: Mapping[str, int]) -> bytes:
+    """What depth.json says of depth files.
+
+    Args:
+        look: The chain's.
+        scale: Units per step.
+        clipped: Of every file, in the order of writing: pixels that 16 bit could not hold.
+
+    """
+    foreground = look.kind == "foreground"
+    document = {
+        "schema": 1,
+        "scale": scale,
+        "unit": look.depth_unit,
+        "meaning": "depth = value * scale; value 0 = no depth; depth grows with distance",
+        "counts": "inside the mask" if foreground else "in the whole frame",
+        "files": sorted(clipped),
+        "clipped_pixels": {name: count for name, count in clipped.items() if count},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:
@@ -195,7 +206,7 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
         found = list(target.iterdir()) if target.exists() else []
     except OSError as error:
         raise OutputError(f"{target} cannot be read: {error.strerror}") from error
-    ours = re.compile(rf".+\.({'|'.join(VIEWS)})\.png")
+    ours = re.compile(rf".+\.({'|'.join(VIEWS)})\.(png|mp4)")
     for path in found:
         if path.is_dir() or not (path.name == DEPTH_FILE or ours.fullmatch(path.name)):
             raise UsageError(

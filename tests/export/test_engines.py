@@ -293,7 +293,7 @@ def test_the_command_rebuilds_and_prints(copied, dmx_inside):
     [
         (("--gpu", "sm86"), "--gpu is of engines, but --to is onnx"),
         (("--largest", "64"), "--largest is of --dynamic-resolution"),
-        (("--rebuild", "b"), "--rebuild needs --to tensorrt, --to tensorrt-rtx or --to web"),
+        (("--rebuild", "b"), "--rebuild needs --to tensorrt, tensorrt-rtx, web or triton"),
         (("--rebuild", "b", "--to", "tensorrt-rtx", "--fp16"), "but got --fp16"),
         (("--to", "tensorrt", "--gpu", "sm86"), "builds for the GPU of the machine"),
     ],

@@ -13,6 +13,7 @@ import pytest
 
 from depthmask.errors import InputError, UsageError
 from depthmask.train.compose import compose
+from depthmask.train.composed import assets_digest
 from depthmask.train.material import (
     Assets,
     Cutout,
@@ -21,7 +22,6 @@ from depthmask.train.material import (
     load_material,
     split_of,
 )
-from depthmask.train.materialise import assets_digest
 from depthmask.train.recipe import GridRecipe, PhotoRecipe, StageRecipe
 from depthmask.train.stage import Stage
 

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from depthmask.checkpoint import load_checkpoint, read_info
 from depthmask.errors import CheckFailedError, InputError, OutputError, UsageError
 from depthmask.train import learner, run_folder
+from depthmask.train.composed import assets_digest
 from depthmask.train.config import Phase, TrainingConfig
 from depthmask.train.loop import Beginning, train
 from depthmask.train.material import Assets
-from depthmask.train.materialise import assets_digest
 from depthmask.train.recipe import GridRecipe, StageRecipe
 
 CONFIG = TrainingConfig(

@@ -334,7 +334,7 @@ def test_a_worker_that_is_killed_is_an_error_and_what_is_finished_is_kept(
 
 def test_an_error_in_a_worker_is_raised_here(grid, assets, tmp_path):
     few = Assets(assets.foregrounds[:1], assets.backgrounds)
-    job = shards_module.Job(grid, None, tmp_path, grid.count, "shards", 4)
+    job = shards_module.Job(grid, None, grid.count, 4, tmp_path, "shards")
     with parked(few) as pictures, pytest.raises(InputError, match="dmx data fetch"):
         make_blocks(job, pictures, iter(range(4)), 2, lambda: None)
 

@@ -83,7 +83,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path, prediction_of, 
     def write():
         with FolderSink(tmp_path / "out", ("depth",), METRES) as sink:
             sink.write(frame(), prediction_of(48, 64))
-            monkeypatch.setattr(Path, "write_text", full)
+            monkeypatch.setattr(Path, "write_bytes", full)
 
     with pytest.raises(OutputError, match="No space left on device"):
         write()
