@@ -179,7 +179,7 @@ class FolderSink:
             "files": sorted(self._clipped),
             "clipped_pixels": self.clipped,
         }
-        text = json.dumps(document, indent=2, ensure_ascii=False)
+        text = json.dumps(document, indent=2)  # ASCII: a name need not be UTF-8
         (self._folder / DEPTH_FILE).write_text(text + "\n", encoding="utf-8")
 
 
