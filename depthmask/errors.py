@@ -10,9 +10,13 @@ from collections.abc import Sequence
 
 
 class DepthmaskError(Exception):
-    """Base of every error that is not a bug; its message is fit for the user's eyes."""
+    """Base of every error that is not a bug; its message is one line, fit for the user's eyes."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # Names of files and what libraries say may have line ends in them.
+        super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
 class CheckFailedError(DepthmaskError):

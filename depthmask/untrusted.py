@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -20,13 +21,12 @@ import numpy.typing as npt
 from depthmask.errors import InputError
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO does not wait for a writer
-_LONGEST_MESSAGE = 160
+_LONGEST_MESSAGE, _LONGEST_REASON = 160, 400
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What zipfile and NumPy raise of a damaged file; RuntimeError: it is encrypted.
-_DAMAGED_ZIP = (
+DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
     ValueError,
@@ -36,8 +36,11 @@ _DAMAGED_ZIP = (
     OSError,
     RuntimeError,
     SyntaxError,
+    tokenize.TokenError,
     RecursionError,
+    NotImplementedError,
 )
+"""What zipfile and NumPy raise of a damaged file; RuntimeError: it is encrypted."""
 
 
 def read_regular(path: Path, what: str, most_bytes: int) -> bytes:
@@ -153,7 +156,7 @@ def read_npz(path: Path, most_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
                     member.filename.removesuffix(".npy"): _read_npy(archive, member)
                     for member in members
                 }
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise InputError(f"{path} must be a whole .npz file, but {one_line(error)}") from error
 
 
@@ -183,7 +186,7 @@ def short(value: object) -> str:
 def one_line(error: BaseException) -> str:
     """What a library says of a bad file, for a message: on one line, and not the whole of it."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def _regular(descriptor: int, path: Path, what: str) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -11,13 +12,17 @@ from depthmask.bundle import IMAGE_TENSOR, Bundle
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.runtimes import Tensors
+from depthmask.untrusted import one_line
 
 # What computes in bfloat16; without, OpenVINO would emulate it or compute in float32.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 class OpenVino:
-    """Compiled OpenVINO models, one behind the other, with one request each."""
+    """Compiled OpenVINO models, one behind the other, with one request each.
+
+    Calls from several threads wait for each other: a request computes one input at a time.
+    """
 
     name = "openvino"
     device = "cpu"
@@ -26,16 +31,23 @@ class OpenVino:
         self._networks = compiled[-1]
         self._requests: list[Any] = [model.create_infer_request() for model in compiled]
         self._outputs = [output.get_any_name() for output in compiled[-1].outputs]
+        self._lock = threading.Lock()
 
     def run(self, inputs: Tensors) -> Tensors:
         """Execute the graph once."""
-        if not self._requests:
-            raise ValueError("this runtime is closed")
-        *first, last = self._requests
-        for request in first:
-            values = request.infer(inputs)
-            inputs = {IMAGE_TENSOR: values[IMAGE_TENSOR]}
-        values = last.infer(inputs)
+        with self._lock:
+            if not self._requests:
+                raise ValueError("this runtime is closed")
+            *first, last = self._requests
+            try:
+                for request in first:
+                    values = request.infer(inputs)
+                    inputs = {IMAGE_TENSOR: values[IMAGE_TENSOR]}
+                values = last.infer(inputs)
+            except RuntimeError as error:
+                raise InputError(
+                    f"the graph cannot be run by OpenVINO: {one_line(error)}"
+                ) from error
         return {name: values[name] for name in self._outputs}
 
     @property
@@ -46,7 +58,8 @@ class OpenVino:
 
     def close(self) -> None:
         """Drop the requests."""
-        self._requests = []
+        with self._lock:
+            self._requests = []
 
 
 def open_runtime(
@@ -72,8 +85,8 @@ def open_runtime(
             opened = OpenVino(*_compile_bf16(path, threads))
         else:
             opened = OpenVino(compile_for_cpu(str(path), threads))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
+    except (RuntimeError, UnicodeDecodeError) as error:  # a damaged name in its message
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {one_line(error)}") from error
     if in_bf16 and not opened.precisions["bf16"]:
         raise UnavailableError(
             f"a bundle in bf16 must be computed in it, but OpenVINO computes {path} without. Try a"
