@@ -6,6 +6,7 @@ to `COMMANDS`.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ from depthmask.errors import (
     INTERRUPTED_EXIT_CODE,
     CheckFailedError,
     DepthmaskError,
+    OutputError,
     UnavailableError,
     UsageError,
 )
@@ -44,6 +46,7 @@ class _InterruptedError(DepthmaskError):
 
 
 # Which extra brings a package that a command needs.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXTRAS = {
     "cuda": "tensorrt",
     "matplotlib": "report",
@@ -91,6 +94,13 @@ class _LazyGroup(click.Group):
             # would still flush at exit goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # Of all that is written, only standard output is not an output with a name.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            name = error.filename or "standard output"
+            raise OutputError(f"{name} cannot be written: {error.strerror}") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -38,8 +38,37 @@ _INNER: Mapping[str, Mapping[int, str]] = {
     },
     "tensor": {13: "external"},
 }
-_FUNCTIONS, _OP_TYPE, _DOMAIN = 25, 4, 7
+_FUNCTIONS, _INPUT, _OP_TYPE, _DOMAIN = 25, 1, 4, 7
 _KEY, _VALUE = 1, 2
+_REQUIRED_INPUTS = {
+    name: number
+    for number, names in {
+        0: """
+            Constant Optional OptionalHasElement RandomNormal RandomUniform SequenceEmpty
+        """,
+        2: """
+            Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike CenterCropPad Compress
+            Conv ConvInteger ConvTranspose CumSum DequantizeLinear Div Equal Expand Gather
+            GatherElements GatherND Gemm Greater GreaterOrEqual GridSample LayerNormalization
+            Less LessOrEqual Loop MatMul MatMulInteger MaxRoiPool MaxUnpool Mod Mul
+            NegativeLogLikelihoodLoss NonMaxSuppression Or PRelu Pad Pow QuantizeLinear Reshape
+            ReverseSequence STFT SequenceAt SequenceInsert SoftmaxCrossEntropyLoss Sub Tile TopK
+            Unsqueeze Upsample Xor
+        """,
+        3: """
+            Col2Im GRU GroupNormalization InstanceNormalization LSTM OneHot RNN Range RoiAlign
+            Scatter ScatterElements ScatterND Slice Where
+        """,
+        5: """
+            BatchNormalization MelWeightMatrix
+        """,
+        8: """
+            QLinearConv QLinearMatMul
+        """,
+    }.items()
+    for name in names.split()
+}
+"""How many inputs an operator must have, where it is not one (opset 18). OpenVINO reads what is not there."""
 
 
 def check_graph(file: IO[bytes], path: Path, name: str, sizes_bytes: Mapping[str, int]) -> None:
@@ -81,6 +110,7 @@ class _Scan:
         inner = _INNER[kind]
         texts: dict[int, str] = {}
         external: list[_Span] = []
+        inputs: list[bool] = []
         for number, held in self._fields(span):
             if kind == "model" and number == _FUNCTIONS:
                 raise InputError(f"{self._where} must not define functions of its own, but it does")
@@ -88,6 +118,8 @@ class _Scan:
                 continue
             if kind == "node" and number in (_OP_TYPE, _DOMAIN):
                 texts[number] = self._text(held)
+            elif kind == "node" and number == _INPUT:
+                inputs.append(held[0] < held[1])
             elif number in inner:
                 if inner[number] == "external":
                     external.append(held)
@@ -98,6 +130,10 @@ class _Scan:
                 f"{self._where} must use standard ONNX operators only, but it has"
                 f" {short(texts.get(_OP_TYPE))} of the domain {short(texts[_DOMAIN])}"
             )
+        if kind == "node":
+            required = _REQUIRED_INPUTS.get(texts.get(_OP_TYPE, ""), 1)
+            if sum(inputs[:required]) < required:
+                raise ValueError(f"{short(texts.get(_OP_TYPE))} lacks an input")
         if external:
             self._check_external(external)
 

@@ -173,7 +173,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[
         content = stream.read()
     if len(content) != size_bytes:
         raise ValueError(f"{short(member.filename)} does not hold {dtype} {shape}")
-    array = np.frombuffer(content, dtype).reshape(shape[::-1] if is_fortran else shape)
+    array = np.frombuffer(bytearray(content), dtype).reshape(shape[::-1] if is_fortran else shape)
     return array.transpose() if is_fortran else array
 
 

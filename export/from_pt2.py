@@ -46,7 +46,8 @@ class ExportedStage(nn.Module):
         self.program = program.module()
         taken = program.graph_signature.user_inputs
         nodes = {node.name: node for node in program.graph.nodes}
-        shape = nodes[str(taken[0])].meta["val"].shape if len(taken) == 1 else ()
+        value = nodes[str(taken[0])].meta["val"] if len(taken) == 1 else None
+        shape = value.shape if isinstance(value, Tensor) else ()
         if len(shape) != 4:
             raise InputError(
                 f"{path} must take one image of four dimensions, but it takes {len(taken)} inputs"
@@ -91,13 +92,14 @@ def read_program(path: Path) -> ExportedStage:
             " --mask-onnx or --depth-onnx"
         )
     try:
-        program = torch.export.load(_packed(parts))
+        return ExportedStage(torch.export.load(_packed(parts)), path)
+    except InputError:
+        raise
     except Exception as error:  # a damaged program raises anything
         raise InputError(
             f"{path} must be a torch.export program, but loading it raised {type(error).__name__}:"
             f" {one_line(error)}"
         ) from error
-    return ExportedStage(program, path)
 
 
 def _parts(archive: zipfile.ZipFile) -> list[tuple[str, bytes]]:

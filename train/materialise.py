@@ -7,13 +7,11 @@ it was stopped or on who made what.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +20,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from depthmask.atomic import check_target, new_folder
+from depthmask.atomic import check_target, new_folder, only_writer
 from depthmask.errors import DepthmaskError, InputError, OutputError, UsageError
 from depthmask.frames import UInt8Array
 from depthmask.samples import DATASET_FILE, DatasetInfo
@@ -128,7 +126,7 @@ def materialise(
     _check_space(job, assets, to_make, workers)
     if not goes_on:
         _new_data_set(out, info)
-    with _alone(out):
+    with only_writer(out, out / DATASET_FILE):
         _check_same(_read_info(out / DATASET_FILE), info, out)  # not replaced before it was locked
         job.remove_leftovers()
         try:
@@ -210,7 +208,7 @@ def _new_data_set(out: Path, info: ComposedInfo) -> None:
     replaced = (out / DATASET_FILE).exists()
     # Whoever writes into a data set holds its lock: it is not taken away from under a command.
     with (
-        _alone(out) if replaced else nullcontext(),
+        only_writer(out, out / DATASET_FILE) if replaced else nullcontext(),
         new_folder(out, overwrite=out.is_dir()) as temporary,
     ):
         document = msgspec.json.format(msgspec.json.encode(info), indent=2)
@@ -265,23 +263,3 @@ def _check_space(job: Job, assets: Assets, to_make: int, workers: int) -> None:
 
 def _shown(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Let no second process write into the same data set, or replace it."""
-    path = out / DATASET_FILE
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise BlockingIOError  # replaced since it was opened
-        except BlockingIOError:
-            raise UsageError(
-                f"{out} must be written by one command at a time, but another one is at it"
-            ) from None
-        yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections import Counter
 from functools import cache
@@ -127,8 +129,7 @@ def _compile_bf16(path: Path, threads: int | None) -> list[Any]:
     Positions in a frame, up to thousands of pixels, do not fit the 8 bits of bfloat16. OpenVINO has no
     public way to leave out a part of a model, so there are two.
     """
-    import openvino
-
+    openvino = import_openvino()
     networks = core().read_model(str(path))
     compiled = []
     if IMAGE_TENSOR not in {name for value in networks.inputs for name in value.get_names()}:
@@ -169,9 +170,19 @@ def core() -> Any:  # noqa: ANN401
     puts the one before it back when it goes: of two that go in the order in which they came, the
     second puts back one that the first has freed, and the next Ctrl-C is a segmentation fault.
     """
-    import openvino
+    return import_openvino().Core()
 
-    return openvino.Core()
+
+def import_openvino() -> Any:  # noqa: ANN401  (the package has no usable types)
+    """Import OpenVINO as we want it: without a call to Google Analytics, which it makes when it loads."""
+    name = "openvino_telemetry"
+    if name in sys.modules:  # somebody else's import, and done
+        return importlib.import_module("openvino")
+    sys.modules[name] = None  # type: ignore[assignment]  # not to be found: OpenVINO has a stub for that
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[name]
 
 
 def configuration(threads: int | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from depthmask import runtimes
-from depthmask.bundle import Bundle, open_bundle, write_manifest
+from depthmask.bundle import Bundle, open_bundle, record_files, write_manifest
 from depthmask.engine import EngineHeader, Machine, ShapeRange, machine_mismatch
 from depthmask.errors import UnavailableError, UsageError
 from depthmask.frames import Resolution
@@ -50,7 +50,7 @@ def engine_bundle(tiny_bundle_path, tmp_path):
         manifest = open_bundle(tiny_bundle_path).manifest
         onnx = {"model.onnx": manifest.files["model.onnx"].sha256}
         engine = header(flavour, **{"onnx": onnx, **changes})
-        manifest = msgspec.structs.replace(manifest, engines=(engine,))
+        manifest = msgspec.structs.replace(manifest, engines=(engine,), files=record_files(folder))
         write_manifest(folder, manifest)
         return open_bundle(folder)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from depthmask import Pipeline
-from depthmask.errors import UnavailableError
+from depthmask.errors import UnavailableError, UsageError
 from depthmask.runtimes import StagedRuntime, onnxruntime_runtime, torch_runtime
 from depthmask.runtimes.onnxruntime_runtime import OnnxRuntimeOnDevice
 from depthmask.runtimes.torch_runtime import TorchOnCuda
@@ -61,7 +61,7 @@ def test_a_device_tells_copies_from_inference_and_the_cpu_does_not(on_device, fr
 def test_a_closed_device_says_so(on_device, frame_HW3):
     _, bound = on_device
     bound.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(UsageError, match="closed"):
         bound(frame_HW3)
 
 

@@ -216,3 +216,29 @@ def test_a_reference_with_zip_tricks_is_one_line(bundle_path, entries, dmx_insid
     code, out, err = dmx_inside("verify", bundle_path)
     assert (code, out, err.count("\n")) == (3, "", 1), err
     assert sorted(bundle_path.parent.rglob("*")) == before
+
+
+def test_operators_without_their_inputs_are_refused(bundle_path):
+    """OpenVINO would read what is not there, and end the process."""
+
+    def starve(model):
+        convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+        del convolution.input[1:]
+
+    edit_graph(bundle_path, starve)
+    with pytest.raises(InputError, match="'Conv' lacks an input"):
+        open_bundle(bundle_path)
+
+
+def test_the_numbers_of_inputs_are_those_of_onnx():
+    import onnx
+
+    from depthmask.onnx_scan import _REQUIRED_INPUTS
+
+    latest = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain in ("", "ai.onnx") and schema.since_version <= 18:
+            latest[schema.name] = max(
+                latest.get(schema.name, (0, 0)), (schema.since_version, schema.min_input)
+            )
+    assert {name: least for name, (_, least) in latest.items() if least != 1} == _REQUIRED_INPUTS
