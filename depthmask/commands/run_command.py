@@ -51,6 +51,11 @@ _REFRESHES_PER_S = 2
 @map_options.map_options
 @live_options.live_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
+@click.option(
+    "--no-verify",
+    is_flag=True,
+    help="Open the bundle without hashing its files: it starts sooner, and damage is not found.",
+)
 @json_option
 def command(
     bundle: Path | None,
@@ -65,6 +70,7 @@ def command(
     resolutions: tuple[Resolution, ...] | None,
     smooth_ms: float | None,
     skip_identical: bool,
+    no_verify: bool,
     limit: int | None,
     as_json: bool,
     **live: Any,  # noqa: ANN401  (the fields of LiveArguments)
@@ -107,7 +113,13 @@ def command(
         map_options.check_map_options(opened, smooth_ms, skip_identical=skip_identical)
         with messages.status("opening the bundle"):
             pipeline = Pipeline.open(
-                bundle, runtime, device, threads, resolution=resolution, spin=False
+                bundle,
+                runtime,
+                device,
+                threads,
+                resolution=resolution,
+                check_files=not no_verify,
+                spin=False,
             )
         with pipeline:
             chain = pipeline.manifest.chain
