@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -122,6 +123,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `dmx` and exit with the code that README.md's table promises."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments[:1]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         dmx.main(arguments, prog_name="dmx", standalone_mode=False)
     except DepthmaskError as error:

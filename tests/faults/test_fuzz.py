@@ -14,9 +14,9 @@ OURS = [name for name, target in TARGETS.items() if not target.native]
 @pytest.mark.parametrize(
     ("names", "each"),
     [
-        ("+".join(OURS), 200),
-        ("safetensors+pth+pt2+network", 100),
-        ("images+videos+onnxruntime+openvino", 100),
+        ("+".join(OURS), 100),
+        ("safetensors+pth+pt2+network", 60),
+        ("images+videos+onnxruntime+openvino", 60),
     ],
     ids=["ours", "weights", "pictures and runtimes"],
 )

@@ -250,18 +250,19 @@ def _peak_kb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def test_a_run_and_an_evaluation_of_a_name_that_is_not_utf_8(photos, dmx, tiny_bundle_path):
+def test_a_run_of_names_that_are_not_utf_8(photos, dmx_inside, tiny_bundle_path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
     name = os.fsdecode(b"not utf-8 \xff\xfe.png")
     save(photos, name)
-    out = photos.parent / "out"
-    result = dmx("run", tiny_bundle_path, "--source", photos, "--view", "mask", "--out", out)
-    assert result.returncode == 0, result.stderr
-    assert [path.name for path in out.iterdir() if path.suffix == ".png"] == [
-        name.replace(".png", ".mask.png")
-    ]
-    result = dmx("run", tiny_bundle_path, "--source", photos / name, "--out", "two", "--json")
-    assert result.returncode == 0, result.stderr
+    arguments = ("run", tiny_bundle_path, "--source", photos, "--view", "mask,depth", "--json")
+    code, _, err = dmx_inside(*arguments, "--out", "out", "--stats", "stats.json")
+    assert code == 0, err
+    assert {path.name for path in (photos.parent / "out").iterdir()} == {
+        name.replace(".png", ".mask.png"),
+        name.replace(".png", ".depth.png"),
+        "depth.json",
+    }
     (photos / name).write_bytes(b"")
-    result = dmx("run", tiny_bundle_path, "--source", photos, "--out", "three", "--json")
-    assert result.returncode == 3, result.stderr
-    assert "Traceback" not in result.stderr
+    code, _, err = dmx_inside(*arguments, "--out", "other")
+    assert code == 3
+    assert "error: " in err

@@ -15,8 +15,8 @@ DRIVER = Path(__file__).parent / "kill.py"
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        ("export", 5),
-        ("run", 8),
+        ("export", 4),
+        ("run", 5),
         pytest.param("export", 200, marks=pytest.mark.slow),
         pytest.param("run", 100, marks=pytest.mark.slow),
         pytest.param("compose", 200, marks=pytest.mark.slow),

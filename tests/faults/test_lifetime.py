@@ -74,7 +74,7 @@ print("the parent goes on")
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_process_that_is_forked_off_says_so(tiny_bundle_path, runtime):
-    """Its runtime has lost its threads there, and would wait for them for ever."""
+    """Its runtime has lost its threads there: no library promises anything for that."""
     command = [sys.executable, "-c", FORKED, str(tiny_bundle_path), runtime]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -145,8 +145,7 @@ print((resident() - before) / 1e6, len(list(Path("/proc/self/fd").iterdir())))
 @pytest.mark.parametrize(
     ("runtime", "count"),
     [
-        ("onnxruntime", 100),
-        ("openvino", 5),
+        ("onnxruntime", 40),
         pytest.param("onnxruntime", 1000, marks=pytest.mark.slow),
         pytest.param("openvino", 1000, marks=pytest.mark.slow),
     ],

@@ -49,9 +49,10 @@ def test_a_chain_that_overflows_in_fp32_is_not_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weight",
-    [pytest.param(1e5, id="overflow"), pytest.param(1e-6, id="denormal", marks=pytest.mark.slow)],
+    [pytest.param(1e5, id="overflow"), pytest.param(1e-6, id="denormal")],
 )
 def test_what_fp16_cannot_hold_stays_fp32_or_is_refused(tmp_path, weight, frame_HW3):
     """Never infinities, and never zeros where there were values."""
