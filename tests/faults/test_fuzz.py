@@ -14,8 +14,8 @@ OURS = [name for name, target in TARGETS.items() if not target.native]
 @pytest.mark.parametrize(
     ("names", "each"),
     [
-        ("+".join(OURS), 100),
-        ("safetensors+pth+pt2+network", 60),
+        ("+".join(OURS), 60),
+        ("safetensors+pth+pt2+network", 40),
         ("images+videos+onnxruntime+openvino", 60),
     ],
     ids=["ours", "weights", "pictures and runtimes"],
@@ -36,7 +36,7 @@ def test_the_same_seed_makes_the_same_mutations():
 
 
 def test_what_does_harm_is_found(monkeypatch, tmp_path):
-    """The driver tells bugs, crashes, hangs and long messages apart, and goes on behind them."""
+    """The driver tells bugs, crashes, hangs and refusals apart, and goes on behind them."""
     script = tmp_path / "sitecustomize.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[0].rpartition('/')[0]) if sys.argv else None\n"
@@ -52,7 +52,7 @@ def test_what_does_harm_is_found(monkeypatch, tmp_path):
         "        if kind == 0: raise KeyError('bug')\n"
         "        if kind == 1: os.kill(os.getpid(), 11)\n"
         "        if kind == 2: time.sleep(30)\n"
-        "        if kind == 3: raise InputError('x' * 5000)\n"
+        "        if kind == 3: raise InputError('bad')\n"
         "        if kind == 4: bytearray(1 << 33)\n"
         "    seeds = [bytes([k]) for k in range(6)]\n"
         "    fuzz_targets.TARGETS['bad'] = fuzz_targets.Target(lambda: seeds, lambda folder: feed)\n"
@@ -62,9 +62,9 @@ def test_what_does_harm_is_found(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("mutate.SECONDS_PER_CASE", 0.3)
-    outcome = fuzz("bad", 24, seed=0, keep=tmp_path / "kept")
-    assert {"bug", "crashed", "hung", "long", "read"} <= outcome.counts.keys()
-    assert sum(outcome.counts.values()) == 24
+    outcome = fuzz("bad", 40, seed=0, keep=tmp_path / "kept")
+    assert {"bug", "crashed", "hung", "refused", "read"} <= outcome.counts.keys()
+    assert sum(outcome.counts.values()) == 40
     found = (tmp_path / "kept" / "bad.txt").read_text()
     for harm in ("KeyError", "ended with -11", "took longer than", "MemoryError"):
         assert harm in found
