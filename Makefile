@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ORT_WEB_VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' export/onnxruntime_web.py)
 ORT_WEB := build/onnxruntime-web/onnxruntime-web-$(ORT_WEB_VERSION).tgz
 
-.PHONY: demo test test-slow test-camera test-gpu bench-gpu lint types install clean release-weights bench-weights bench-peers
+.PHONY: demo test test-slow test-camera test-gpu bench-gpu test-faults lint types install clean release release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
@@ -16,6 +16,12 @@ test: lint types | $(ORT_WEB)  ## linters, types and the whole suite
 
 test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
 	$(BIN)/python -m pytest -m slow
+
+# 20,000 mutations of each parser that is ours, 2,000 of each that is not, then kills by the hundred.
+test-faults: $(INSTALLED)  ## what docs/reliability.md promises, at length: about 40 minutes on two cores
+	$(BIN)/python tests/faults/mutate.py
+	$(BIN)/python -m pytest -s -m slow tests/faults
+	$(BIN)/python -m pytest -m slow tests/train/test_processes.py tests/train/test_materialise.py -k killed
 
 test-camera:  ## against the V4L2 camera that DEPTHMASK_CAMERA names; unplugs it where the driver is vivid
 	$(BIN)/python -m pytest -m camera tests/depthmask/video/test_camera.py
@@ -82,6 +88,11 @@ PEERS_OUT ?= peers.json
 bench-peers: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
 	$(BIN)/python -m depthmask.bench.peers --resolution 64,128,224 --out $(PEERS_OUT) --overwrite --markdown
+
+release: $(INSTALLED)  ## sdist and wheel, with SHA256SUMS and an SBOM, in dist/
+	rm -rf build dist *.egg-info/SOURCES.txt
+	$(BIN)/python -m build --quiet
+	$(BIN)/python .ci/release.py dist
 
 # The trained weights and the ready bundle that ship with the package, from finished trainings.
 LITE_RUN ?= runs/lite

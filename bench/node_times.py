@@ -33,7 +33,7 @@ from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution, to_network
 from depthmask.runtimes import Tensors
 from depthmask.runtimes.onnxruntime_runtime import import_onnxruntime, session_options
-from depthmask.runtimes.openvino_runtime import compile_for_cpu
+from depthmask.runtimes.openvino_runtime import compile_for_cpu, import_openvino
 
 RUNTIMES = ("onnxruntime", "openvino")
 _KERNEL = "_kernel_time"
@@ -317,7 +317,7 @@ def _profile_openvino(
     path: Path, inputs: Tensors, threads: int | None, runs: int, warmup_runs: int
 ) -> tuple[list[Executed], list[float]]:
     """By OpenVINO's counters; what it fused a node from is in the compiled model."""
-    import openvino
+    openvino = import_openvino()
 
     try:
         compiled = compile_for_cpu(str(path), threads, PERF_COUNT=True)

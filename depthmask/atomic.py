@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from depthmask.errors import OutputError, UsageError
+from depthmask.errors import InputError, OutputError, UsageError
 
 OUR_FILES = frozenset(
     {
@@ -30,27 +32,34 @@ OUR_FILES = frozenset(
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_TEMPORARY = ".depthmask-tmp"
+_ASIDE = ".depthmask-old"
 
 
 def write_file(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write to a temporary name beside `path`, sync, then replace `path`.
 
+    What a killed writer of the same file left is removed.
+
     Raises:
         OSError: the file cannot be written; `path` is as it was.
 
     """
-    descriptor, temporary_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    for leftover in _temporaries(path):
+        _remove_if_abandoned(leftover)
+    descriptor, temporary_name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
     temporary = Path(temporary_name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: somebody is at it
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 content(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~umask())
-        temporary.replace(path)
+            temporary.chmod(0o666 & ~umask())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -63,8 +72,11 @@ def new_folder(
 ) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends without an error.
 
+    One process at a time makes a folder of this name, from before the block to its end. What a killed
+    one left is removed.
+
     Raises:
-        UsageError: `target` exists and `overwrite` is off, or is not a folder.
+        UsageError: `target` exists and `overwrite` is off, or is not a folder; or another process makes it.
         OutputError: it cannot be written.
 
     """
@@ -72,19 +84,104 @@ def new_folder(
     target = target.absolute()  # "." has no name of its own
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~umask())
-        _sync_tree(temporary)
-        _put_in_place(temporary, target)
+        with _only_maker(target):
+            # Another process may have ended it meanwhile.
+            check_target(target, overwrite=overwrite, check_owner=check_owner)
+            for leftover in _temporaries(target):
+                _recover(leftover, target)
+            temporary = Path(tempfile.mkdtemp(_TEMPORARY, f".{target.name}.", target.parent))
+            try:
+                yield temporary
+                temporary.chmod(0o777 & ~umask())
+                _sync_tree(temporary)
+                _put_in_place(temporary, target)
+            finally:
+                # What is still under the temporary name: an unfinished folder, or the old one.
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def only_writer(folder: Path, mark: Path) -> Iterator[None]:
+    """Let no second process write into a folder, by a lock on one of its files.
+
+    The lock goes with the process, however that ends: none is ever stale.
+
+    Args:
+        folder: for messages.
+        mark: the file, which exists.
+
+    Raises:
+        UsageError: another process is at it, or replaced the file meanwhile.
+        InputError: the file cannot be opened.
+    """
+    try:
+        file = mark.open("rb")
+    except OSError as error:
+        raise InputError(f"{mark} cannot be read: {error.strerror}") from error
+    with file:
+        if not _lock(file.fileno()) or not _is_still(mark, file.fileno()):
+            raise _busy(folder)
+        yield
+
+
+@contextmanager
+def _only_maker(target: Path) -> Iterator[None]:
+    """As `only_writer`, of a folder that may not exist yet: the lock is a file beside it."""
+    path = target.parent / f".{target.name}.lock{_TEMPORARY}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        if not _lock(descriptor) or not _is_still(path, descriptor):
+            raise _busy(target)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
-        # What is still under the temporary name: an unfinished folder, or the old one.
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _busy(target: Path) -> UsageError:
+    return UsageError(
+        f"{target} must be written by one command at a time, but another one is at it. Try another --out, or"
+        " wait for its end"
+    )
+
+
+def _temporaries(target: Path) -> list[Path]:
+    """Files and folders that were to become `target`."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.\w{{8}}{re.escape(_TEMPORARY)}")
+    return [path for path in target.parent.glob(f".*{_TEMPORARY}") if name.fullmatch(path.name)]
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        if _lock(file.fileno()):
+            path.unlink()
+
+
+def _recover(leftover: Path, target: Path) -> None:
+    """Remove what a killed process left; if it was killed between two renames, the old folder goes back."""
+    old = leftover / _ASIDE
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_target(target: Path, *, overwrite: bool, check_owner: bool = True) -> None:
@@ -136,8 +233,8 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 def _move_aside(temporary: Path, target: Path) -> None:
     """Exchange in two steps; where the second one fails, what was there goes back."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    old = aside / "old"
+    aside = Path(tempfile.mkdtemp(_TEMPORARY, f".{target.name}.", target.parent))
+    old = aside / _ASIDE
     try:
         target.rename(old)
         try:

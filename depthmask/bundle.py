@@ -7,17 +7,20 @@ digest of itself, so that damage anywhere is found when a bundle is opened.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 
 from depthmask.engine import EngineHeader
-from depthmask.errors import InputError, UsageError
+from depthmask.errors import DepthmaskError, InputError, UsageError
 from depthmask.frames import LARGEST_SIDE_PX, Normalisation, Resolution
+from depthmask.onnx_scan import check_graph
 from depthmask.presets import ChainSpec
+from depthmask.untrusted import one_line, open_inside, require_plain_name, short
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
@@ -26,6 +29,7 @@ UNSIGNED_SUFFIX = ".unsigned.onnx"
 WEIGHTS_FILE = "weights.bin"
 STAGE_KEY = "depthmask.stage"
 """The metadata in which a graph's nodes note their stage."""
+_LARGEST_MANIFEST_BYTES = 64 << 20
 SHIPPED_BUNDLE = Path(__file__).parent / "data" / "lite-bundle"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -336,9 +340,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json with its own digest, as the last file of a bundle."""
     body = msgspec.to_builtins(manifest)
     body["digest"] = _digest(body)
-    (folder / MANIFEST_FILE).write_bytes(
-        msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
-    )
+    (folder / MANIFEST_FILE).write_bytes(_written(body))
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -354,69 +356,104 @@ def open_bundle(path: Path | str | None = None, *, check_files: bool = True) -> 
     """Open a bundle and check it; without a path, the `lite` bundle that ships with depthmask.
 
     Raises:
-        InputError: there is none, or its manifest or a file is damaged, missing or replaced.
+        InputError: there is none; its manifest or a file is damaged, missing or replaced; it holds
+            anything else; or it names a file outside, or operators that are not standard ONNX (these two
+            also without `check_files`).
     """
     folder = Path(path) if path is not None else SHIPPED_BUNDLE
+    bundle = Bundle(folder, *_read_manifest(folder))
+    _check_names(bundle)
+    if check_files:
+        _check_nothing_else(bundle)
+    _check_files(bundle, contents=check_files)
+    _check_graphs(bundle)
+    return bundle
+
+
+def _read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """With its digest."""
+    where = folder / MANIFEST_FILE
     try:
-        document = (folder / MANIFEST_FILE).read_bytes()
-    except OSError as error:
+        with open_inside(folder, MANIFEST_FILE, "a manifest", may_be_linked=True) as file:
+            document = file.read(_LARGEST_MANIFEST_BYTES)
+    except InputError as error:
         raise InputError(
             f"{folder} must be a bundle made by `dmx export`, but its {MANIFEST_FILE} cannot be read:"
-            f" {error.strerror}"
+            f" {error}"
         ) from error
     try:
         body = msgspec.json.decode(document)
+        written_plainly = _written(body) == document
         digest = body.pop("digest", None) if isinstance(body, dict) else None
         manifest = msgspec.convert(body, Manifest, strict=True)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        is_whole = digest == _digest(body)
+    except (ValueError, OverflowError, RecursionError, DepthmaskError) as error:
         raise InputError(
-            f"{folder / MANIFEST_FILE} is damaged or of another version: {error}. Try `dmx export` again"
+            f"{where} is damaged or of another version: {one_line(error)}. Try `dmx export` again"
         ) from error
-    if digest != _digest(body):
-        raise InputError(
-            f"{folder / MANIFEST_FILE} is damaged: its digest does not match. Export again"
-        )
-    bundle = Bundle(folder, manifest, digest)
-    _check_names(bundle)
-    if check_files:
-        _check_files(bundle)
-    return bundle
+    if not is_whole:
+        raise InputError(f"{where} is damaged: its digest does not match. Export again")
+    if not written_plainly:  # the same values in other bytes: 1E5 for 1e5
+        raise InputError(f"{where} is damaged: it is not as it was written. Export again")
+    return manifest, str(digest)
 
 
 def _check_names(bundle: Bundle) -> None:
     manifest = bundle.manifest
     for name in manifest.files:
-        if name != Path(name).name and not (
-            Path(name).parts and ".." not in Path(name).parts and not Path(name).is_absolute()
-        ):
-            raise InputError(
-                f"{bundle.path / MANIFEST_FILE} names {name!r}, which is outside the bundle"
-            )
-    if not manifest.graphs or any(
-        name not in manifest.files for graph in manifest.graphs for name in graph.files
-    ):
+        require_plain_name(name, bundle.path / MANIFEST_FILE)
+    used = [name for graph in manifest.graphs for name in graph.files]
+    used += [name for engine in manifest.engines for name in (engine.file, engine.graph)]
+    if not manifest.graphs or not set(used) <= manifest.files.keys():
         raise InputError(
             f"{bundle.path / MANIFEST_FILE} names no graph, or one that it does not list"
         )
 
 
-def _check_files(bundle: Bundle) -> None:
+def _check_nothing_else(bundle: Bundle) -> None:
+    """Whatever is not in the manifest was not exported, and might be taken for a part of the bundle."""
+    for path in bundle.path.rglob("*"):
+        name = path.relative_to(bundle.path).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not is_folder and name != MANIFEST_FILE and name not in bundle.manifest.files:
+            raise InputError(
+                f"{bundle.path} must hold what was exported only, but it also holds {short(name)}."
+                " Remove it"
+            )
+
+
+def _check_files(bundle: Bundle, *, contents: bool) -> None:
+    """Each is a file of the bundle's own folder; `contents`: and has the bytes that were exported."""
     for name, record in bundle.manifest.files.items():
         path = bundle.path / name
-        if path.is_symlink() or not path.is_file():
-            raise InputError(
-                f"{path} must be a file of the bundle, but it is missing. Export again"
-            )
-        if path.stat().st_size != record.size_bytes or _sha256(path) != record.sha256:
-            raise InputError(
-                f"{path} must be what was exported, but its contents changed (sha256 differs). Copy the"
-                " bundle again or export again"
-            )
+        with open_inside(bundle.path, name, "a file of the bundle", may_be_linked=contents) as file:
+            same_size = os.fstat(file.fileno()).st_size == record.size_bytes
+            if not same_size or (contents and _sha256_of(file) != record.sha256):
+                differs = "sha256" if same_size else "size"
+                raise InputError(
+                    f"{path} must be what was exported, but its contents changed ({differs} differs)."
+                    " Copy the bundle again or export again"
+                )
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    sizes_bytes = {name: record.size_bytes for name, record in bundle.manifest.files.items()}
+    for name in {name for graph in bundle.manifest.graphs for name in graph.files}:
+        with open_inside(bundle.path, name, "a graph", may_be_linked=True) as file:
+            check_graph(file, bundle.path, name, sizes_bytes)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256_of(file)
+
+
+def _sha256_of(file: IO[bytes]) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _written(body: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ to `COMMANDS`.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -17,6 +19,7 @@ from depthmask.errors import (
     CheckFailedError,
     DepthmaskError,
     InterruptedWorkError,
+    OutputError,
     UnavailableError,
     UsageError,
 )
@@ -41,6 +44,7 @@ COMMANDS = {
 
 
 # Which extra brings a package that a command needs.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXTRAS = {
     "cuda": "tensorrt",
     "matplotlib": "report",
@@ -92,6 +96,13 @@ class _LazyGroup(click.Group):
             # would still flush at exit goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # Of all that is written, only standard output is not an output with a name.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            name = error.filename or "standard output"
+            raise OutputError(f"{name} cannot be written: {error.strerror}") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -113,6 +124,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `dmx` and exit with the code that README.md's table promises."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments[:1]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         dmx.main(arguments, prog_name="dmx", standalone_mode=False)
     except DepthmaskError as error:

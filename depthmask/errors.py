@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_LONGEST = 1900
+"""Characters of a message: a bad file can repeat its faults, or what they name, without end."""
+
 
 class DepthmaskError(Exception):
-    """Base of every error that is not a bug; its message is fit for the user's eyes."""
+    """Base of every error that is not a bug; its message is one line, fit for the user's eyes."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # Names of files and what libraries say may have line ends in them.
+        text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 3 :]}"
+        super().__init__(text)
 
 
 class CheckFailedError(DepthmaskError):

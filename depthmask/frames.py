@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from depthmask.errors import InputError, OutputError, UsageError
+from depthmask.image_size import size_px
 from depthmask.orientation import exif_orientation, upright
+from depthmask.untrusted import read_regular
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -27,6 +29,9 @@ FloatArray = npt.NDArray[np.float32]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 SMALLEST_SIDE_PX = 32
 LARGEST_SIDE_PX = 4096
+LARGEST_IMAGE_PX = 1 << 27
+"""Of an image file: 134 megapixels, 400 MB as RGB. A file of a few bytes can ask for any size."""
+_LARGEST_FILE_BYTES = 1 << 29
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -183,16 +188,9 @@ def read_bytes(path: Path) -> bytes:
     """An image file's bytes.
 
     Raises:
-        InputError: it is missing or cannot be read.
+        InputError: it is missing, no regular file, too large, or cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} must be an image file, but there is no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} must be an image file, but it is a folder") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return read_regular(path, "an image file", _LARGEST_FILE_BYTES)
 
 
 def _check_whole(data: bytes, name: str) -> None:
@@ -238,6 +236,7 @@ def decode_stored(data: bytes, flags: int, name: str) -> npt.NDArray[np.generic]
     Raises:
         InputError: it cannot be decoded.
     """
+    _check_size(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -247,6 +246,20 @@ def decode_stored(data: bytes, flags: int, name: str) -> npt.NDArray[np.generic]
             f"{name} must be a JPEG, PNG, WebP, BMP or TIFF image, but it cannot be decoded as one"
         )
     return np.asarray(image)
+
+
+def _check_size(data: bytes, name: str) -> None:
+    """Refuse a picture by its header, before memory is taken for it."""
+    size = size_px(data)
+    if size is None:
+        raise InputError(
+            f"{name} must be a JPEG, PNG, WebP, BMP or TIFF image, but it cannot be decoded as one"
+        )
+    if not 0 < size[0] * size[1] <= LARGEST_IMAGE_PX:
+        raise InputError(
+            f"{name} must be of 1 to {LARGEST_IMAGE_PX} pixels, but it says that it is"
+            f" {size[1]}x{size[0]}. Try a smaller copy"
+        )
 
 
 def _decode_bgra(data: bytes, name: str) -> UInt8Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from depthmask.bundle import Bundle, Manifest, open_bundle
-from depthmask.errors import CheckFailedError, UsageError
+from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.frames import FloatArray, Resolution, UInt8Array, to_frame, to_network
 from depthmask.runtimes import Runtime, StagedRuntime, Tensors, open_runtime
 
@@ -39,7 +40,10 @@ class Prediction:
 
 
 class Pipeline:
-    """An opened bundle; a context manager. Made by `Pipeline.open`."""
+    """An opened bundle; a context manager. Made by `Pipeline.open`.
+
+    Several threads may use one. A process that is forked off may not: what computes does not follow it.
+    """
 
     def __init__(
         self, bundle: Bundle, runtime: Runtime, resolution: Resolution, open_ms: float = 0.0
@@ -48,6 +52,8 @@ class Pipeline:
         self.runtime = runtime
         self.resolution = resolution
         self.open_ms = open_ms
+        self._process = os.getpid()
+        self._is_open = True
         self._staged = runtime if isinstance(runtime, StagedRuntime) else None
 
     @classmethod
@@ -96,8 +102,10 @@ class Pipeline:
         """Predict one frame, (H,W,3) uint8 RGB of any size.
 
         Raises:
-            UsageError: the frame is of another shape or type.
+            UsageError: the frame is of another shape or type, or the pipeline is closed or was opened before
+                this process was forked off.
             CheckFailedError: the networks gave a value that is not finite.
+            InputError: the graph cannot be run, or does not give a mask and a depth.
         """
         return self._predict(_check_frame(frame_HW3)[None])[0]
 
@@ -117,7 +125,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Release the runtime; closing twice is harmless."""
-        self.runtime.close()
+        self._is_open = False
+        if self._process == os.getpid():
+            self.runtime.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -133,7 +143,17 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self.bundle.path}, {self.resolution}, {self.runtime.name}, {self.runtime.device})"
 
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise UsageError(f"{self!r} must be open, but it was closed. Try Pipeline.open again")
+        if self._process != os.getpid():
+            raise UsageError(
+                f"{self!r} must be used by the process that opened it, but this one was forked off later. Try"
+                " Pipeline.open in here, or the start method spawn"
+            )
+
     def _predict(self, frames_NHW3: UInt8Array) -> list[Prediction]:
+        self._require_open()
         started = time.perf_counter()
         if self.manifest.input == "frame":
             inputs: Tensors = {"frame": frames_NHW3}
@@ -143,7 +163,8 @@ class Pipeline:
         prepared = time.perf_counter()
         outputs, run_ms = self._run(inputs)
         inferred = time.perf_counter()
-        mask_N1HW, depth_N1HW = _checked(outputs, "mask"), _checked(outputs, "depth")
+        count = len(frames_NHW3)
+        mask_N1HW, depth_N1HW = (_checked(outputs, name, count) for name in ("mask", "depth"))
         height, width = frames_NHW3.shape[1:3]
         maps = [
             (to_frame(mask_1HW[0], height, width), to_frame(depth_1HW[0], height, width))
@@ -183,9 +204,19 @@ def _check_frame(frame_HW3: npt.NDArray[np.uint8]) -> UInt8Array:
     return np.ascontiguousarray(frame)
 
 
-def _checked(outputs: Tensors, name: str) -> FloatArray:
-    """A non-finite value would spread over the frame unnoticed."""
-    values = outputs[name].astype(np.float32, copy=False)
+def _checked(outputs: Tensors, name: str, count: int) -> FloatArray:
+    """A map of each frame; a non-finite value would spread over the frame unnoticed."""
+    given = outputs.get(name)
+    if given is None or given.dtype.kind != "f" or given.ndim != 4 or 0 in given.shape:
+        found = "none" if given is None else f"{given.dtype} {given.shape}"
+        raise InputError(
+            f"a graph must give a {name} (N,1,h,w) of floats, but it gives {found}. Export again"
+        )
+    if given.shape[:2] != (count, 1):
+        raise InputError(
+            f"a graph must give {(count, 1)} maps, but it gives {given.shape[:2]} as its {name}"
+        )
+    values = given.astype(np.float32, copy=False)
     if not np.isfinite(values.sum(dtype=np.float64)):
         raise CheckFailedError(
             f"the {name} must be finite, but the network gave NaN or infinity. Try `dmx verify`, or an"

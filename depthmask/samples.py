@@ -370,12 +370,7 @@ def _read_info(path: Path) -> DatasetInfo | None:
 
 def _label(path: Path) -> Member | None:
     """A label's file; None where there is none."""
-    try:
-        return Member(str(path), path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return Member(str(path), read_bytes(path)) if path.exists() else None
 
 
 def _decode_mask(stored: Member | None) -> UInt8Array | None:

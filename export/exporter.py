@@ -193,28 +193,29 @@ def export_chain(
     largest = options.resolutions[-1]
     check_shapes(chain, largest.height, largest.width)
 
-    progress("running the chain on the reference frames")
-    reference = make_reference(chain, options.resolutions)
-    models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
-    give_back()
-    pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
-    int8_record = None
-    unsigned: dict[Resolution, ir.Model] = {}
-    tradeoffs: dict[Resolution, Tradeoff] = {}
-    if calibration is not None:
-        searched = make_reference(chain, options.resolutions, gate.search_frames)
-        quantiser = Quantiser(int8, calibration, searched, gate.searched, chain.spec.kind)
-        expected = _pytorch_accuracy(chain, options, gate.searched, progress)
-        for measured in (expected, pytorch_accuracy):
-            for result in measured.values():
-                check_labels(result, chain.spec.kind)
-        runners = {r: _runner(chain, options, r) for r in options.resolutions}
-        graphs, tradeoffs = _to_int8(models, quantiser, runners, expected, progress)
-        models = {r: one.symmetric for r, one in graphs.items()}
-        unsigned = {r: one.unsigned for r, one in graphs.items()}
-        int8_record = quantiser.record(tradeoffs)
-        fp32_nodes = _kept(tradeoffs)
+    # Held from the start: a second export into it is refused.
     with new_folder(out, overwrite=overwrite) as folder:
+        progress("running the chain on the reference frames")
+        reference = make_reference(chain, options.resolutions)
+        models, records, fp32_nodes = _make_graphs(chain, options, gate, trace or to_onnx, progress)
+        give_back()
+        pytorch_accuracy = _pytorch_accuracy(chain, options, gate.judged, progress)
+        int8_record = None
+        unsigned: dict[Resolution, ir.Model] = {}
+        tradeoffs: dict[Resolution, Tradeoff] = {}
+        if calibration is not None:
+            searched = make_reference(chain, options.resolutions, gate.search_frames)
+            quantiser = Quantiser(int8, calibration, searched, gate.searched, chain.spec.kind)
+            expected = _pytorch_accuracy(chain, options, gate.searched, progress)
+            for measured in (expected, pytorch_accuracy):
+                for result in measured.values():
+                    check_labels(result, chain.spec.kind)
+            runners = {r: _runner(chain, options, r) for r in options.resolutions}
+            graphs, tradeoffs = _to_int8(models, quantiser, runners, expected, progress)
+            models = {r: one.symmetric for r, one in graphs.items()}
+            unsigned = {r: one.unsigned for r, one in graphs.items()}
+            int8_record = quantiser.record(tradeoffs)
+            fp32_nodes = _kept(tradeoffs)
         progress("writing the graphs")
         _save(models, unsigned, options, folder)
         models.clear()  # verification loads the files, and need not share the memory with their source

@@ -21,6 +21,7 @@ from onnx_ir.passes.common import (
 )
 
 from depthmask.errors import InputError, UsageError
+from depthmask.untrusted import one_line, open_regular
 
 OLDEST_OPSET = 7
 _TAKEN_FROM_BYTES = 2**16
@@ -47,14 +48,17 @@ def read_network(path: Path) -> OnnxNetwork:
         InputError: it is missing or damaged, its external data is not in its folder, it uses an operator
             that is not standard ONNX, or it does not take one image and give one map.
     """
+    open_regular(path, "an ONNX file").close()
     try:
         model = ir.load(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} must be an ONNX file, but there is no such file") from None
+        check_external_data(model, path)
+        model = ir.external_data.load_to_model(model)
+    except InputError:
+        raise
     except Exception as error:  # protobuf and onnx-ir raise many kinds
-        raise InputError(f"{path} must be an ONNX file, but it cannot be read: {error}") from error
-    check_external_data(model, path)
-    model = ir.external_data.load_to_model(model)
+        raise InputError(
+            f"{path} must be an ONNX file, but it cannot be read: {one_line(error)}"
+        ) from error
     _check_operators(model, path)
     weights = set(model.graph.initializers)
     inputs = [value for value in model.graph.inputs if value.name not in weights]
@@ -89,6 +93,11 @@ def check_external_data(model: ir.Model, path: Path) -> None:
             raise InputError(
                 f"{path} must keep its external data in its own folder, but {tensor.name} is in"
                 f" {str(tensor.location)!r}. Put the data beside the model"
+            )
+        if file.is_file() and file.stat().st_nlink > 1:
+            raise InputError(
+                f"{path} must keep {tensor.name} in a file of its own, but {file} has another name elsewhere"
+                " (a hard link). Copy it"
             )
         if not file.is_file():
             raise InputError(f"{path} keeps {tensor.name} in {file}, but there is no such file")
@@ -126,7 +135,7 @@ def to_opset(network: OnnxNetwork, opset: int) -> ir.Model:
         proto = onnx.shape_inference.infer_shapes(proto)
     except Exception as error:  # the converter raises RuntimeError and others
         raise InputError(
-            f"{network.path} cannot be brought from opset {found} to {opset}: {error}"
+            f"{network.path} cannot be brought from opset {found} to {opset}: {one_line(error)}"
         ) from error
     converted = ir.from_proto(proto)
     _put_weights(converted, weights)
@@ -196,14 +205,22 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
                 yield from (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor))
 
 
+def _is_known(node: ir.Node, opset: int) -> bool:
+    if node.domain not in _ONNX_DOMAINS or not isinstance(node.op_type, str):  # bytes: not UTF-8
+        return False
+    return bool(onnx.defs.has(node.op_type, max_inclusive_version=opset))
+
+
 def _check_operators(model: ir.Model, path: Path) -> None:
     opset = model.opset_imports.get("", 1)
+    if model.functions:
+        raise InputError(
+            f"{path} must use standard ONNX operators only, but it defines {len(model.functions)} functions"
+            " of its own. Try inlining them with onnx.inliner"
+        )
     for graph in model.graphs():
         for node in graph:
-            known = node.domain in _ONNX_DOMAINS and onnx.defs.has(
-                node.op_type, max_inclusive_version=opset
-            )
-            if not known:
+            if not _is_known(node, opset):
                 domain = f"{node.domain}::" if node.domain else ""
                 label = node.name or ", ".join(str(value.name) for value in node.outputs)
                 raise InputError(

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from depthmask.errors import InputError, UsageError
+from depthmask.untrusted import DAMAGED_ZIP, one_line, open_regular, short
 
+_LARGEST_BYTES = 8 << 30
 _OPERATOR = re.compile(
     r"torch\.ops\.(?:aten|prims)\.(?!from_file|save|load|_print)\w+\.\w+"
     r"|_operator\.(?:getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge)"
@@ -44,7 +46,8 @@ class ExportedStage(nn.Module):
         self.program = program.module()
         taken = program.graph_signature.user_inputs
         nodes = {node.name: node for node in program.graph.nodes}
-        shape = nodes[str(taken[0])].meta["val"].shape if len(taken) == 1 else ()
+        value = nodes[str(taken[0])].meta["val"] if len(taken) == 1 else None
+        shape = value.shape if isinstance(value, Tensor) else ()
         if len(shape) != 4:
             raise InputError(
                 f"{path} must take one image of four dimensions, but it takes {len(taken)} inputs"
@@ -77,48 +80,63 @@ def read_program(path: Path) -> ExportedStage:
     Raises:
         InputError: it is missing or damaged, would run code, or does not take one image.
     """
-    try:
-        data = path.read_bytes()
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path} must be a torch.export program: {error}") from error
-    problem = _what_would_run(archive)
+    with open_regular(path, "a torch.export program") as file:
+        try:
+            parts = _parts(zipfile.ZipFile(file))
+        except DAMAGED_ZIP as error:
+            raise InputError(f"{path} must be a torch.export program: {one_line(error)}") from error
+    problem = _what_would_run(parts)
     if problem:
         raise InputError(
             f"{path} is not loaded, since that could run code: {problem}. Try its ONNX export with"
             " --mask-onnx or --depth-onnx"
         )
     try:
-        program = torch.export.load(io.BytesIO(data))
+        return ExportedStage(torch.export.load(_packed(parts)), path)
+    except InputError:
+        raise
     except Exception as error:  # a damaged program raises anything
-        reason = str(error).strip().splitlines()[:1]
         raise InputError(
-            f"{path} must be a torch.export program, but loading it raised {type(error).__name__}: {reason}"
+            f"{path} must be a torch.export program, but loading it raised {type(error).__name__}:"
+            f" {one_line(error)}"
         ) from error
-    return ExportedStage(program, path)
 
 
-def _what_would_run(archive: zipfile.ZipFile) -> str:
+def _parts(archive: zipfile.ZipFile) -> list[tuple[str, bytes]]:
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > _LARGEST_BYTES:
+        raise ValueError(f"it unpacks to more than {_LARGEST_BYTES} bytes")
+    return [(member.filename, archive.read(member)) for member in members]
+
+
+def _packed(parts: list[tuple[str, bytes]]) -> io.BytesIO:
+    """What was looked at, in an archive of our own: torch's reader may see another one in the same file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in parts:
+            archive.writestr(name, data)
+    content.seek(0)
+    return content
+
+
+def _what_would_run(parts: list[tuple[str, bytes]]) -> str:
     """Why a file is not safe to load; empty where it is."""
-    names = archive.namelist()
+    names = [name for name, _ in parts]
     roots = {name.split("/")[0] for name in names}
     if len(set(names)) != len(names) or len(roots) != 1:
         return "it holds parts of the same name, or several archives"
-    for name in names:
+    for name, content in parts:
         part = name.split("/", 1)[-1]
         if not _PARTS.fullmatch(part):
-            return f"it holds {part!r}"
-        content = archive.read(name)
+            return f"it holds {short(part)}"
         if part.startswith("data/sample_inputs/") and not _is_plain(content):
             return "its sample inputs are more than tensors"
         if part.endswith(".json"):
             try:
                 document = json.loads(content)
-            except ValueError:
+                problem = next(_unsafe(document), "")
+            except (ValueError, RecursionError):
                 return f"{part!r} is not JSON"
-            problem = next(_unsafe(document), "")
             if problem:
                 return problem
     return ""
@@ -141,9 +159,9 @@ def _unsafe(document: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
             if key == "use_pickle" and value is not False:
                 yield "a tensor is a pickle"
             elif key == "path_name" and not re.fullmatch(r"(?:weight|tensor)_\d+", str(value)):
-                yield f"a tensor is kept in {value!r}"
+                yield f"a tensor is kept in {short(value)}"
             elif key == "target" and not _OPERATOR.fullmatch(str(value)):
-                yield f"its graph calls {value!r}"
+                yield f"its graph calls {short(value)}"
             elif key == "expr_str" and not _SIZE.fullmatch(str(value)):
-                yield f"a size is {value!r}"
+                yield f"a size is {short(value)}"
             yield from _unsafe(value)

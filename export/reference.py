@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -19,11 +18,13 @@ import numpy.typing as npt
 from depthmask.errors import InputError, UsageError
 from depthmask.frames import FloatArray, Resolution, UInt8Array, read_image
 from depthmask.samples import shipped_photos
+from depthmask.untrusted import one_line, read_npz
 
 if TYPE_CHECKING:
     from depthmask.chain import MaskDepthChain
 
 PHOTO_COUNT = 8
+_LARGEST_BYTES = 1 << 30
 _LONGEST_SIDES_PX = (160, 200, 224, 97)  # up and down, odd and even
 
 
@@ -69,22 +70,41 @@ class Reference:
         Raises:
             InputError: it is missing or damaged.
         """
+        arrays = read_npz(path, _LARGEST_BYTES)
+        count = sum(name.startswith("frame/") for name in arrays)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                count = sum(name.startswith("frame/") for name in arrays.files)
-                frames = tuple(arrays[f"frame/{k}"] for k in range(count))
-                maps = {
-                    resolution: tuple(
-                        (arrays[f"{resolution}/mask/{k}"], arrays[f"{resolution}/depth/{k}"])
-                        for k in range(count)
+            frames = tuple(_frame(arrays[f"frame/{k}"]) for k in range(count))
+            maps = {
+                resolution: tuple(
+                    (
+                        _map(arrays[f"{resolution}/mask/{k}"]),
+                        _map(arrays[f"{resolution}/depth/{k}"]),
                     )
-                    for resolution in resolutions
-                }
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
+                    for k in range(count)
+                )
+                for resolution in resolutions
+            }
+        except (KeyError, ValueError) as error:
             raise InputError(
-                f"{path} must be a bundle's reference, but it is not: {error}"
+                f"{path} must be a bundle's reference, but {one_line(error)} is missing or not as it must be"
             ) from error
+        if not frames:
+            raise InputError(f"{path} must hold at least one frame, but it holds none")
         return cls(frames, maps)
+
+
+def _frame(array: npt.NDArray[np.generic]) -> UInt8Array:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(f"a frame of {array.dtype} {array.shape}")
+    return np.asarray(array, np.uint8)
+
+
+def _map(array: npt.NDArray[np.generic]) -> FloatArray:
+    if array.dtype != np.float32 or array.ndim != 2 or not array.size:
+        raise ValueError(f"a map of {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("a map that is finite everywhere")
+    return np.asarray(array, np.float32)
 
 
 def reference_frames() -> tuple[UInt8Array, ...]:

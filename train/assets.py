@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from depthmask.atomic import new_folder
 from depthmask.errors import InputError
+from depthmask.frames import decode_stored
 from depthmask.train.packages import (
     Library,
     Package,
@@ -263,11 +264,8 @@ def _name(item: Reviewed) -> str:
 
 def _decode(source: Source, path: str, *, channels: Literal[3, 4]) -> Image:
     flag = cv2.IMREAD_UNCHANGED if channels == 4 else cv2.IMREAD_COLOR
-    try:
-        image = cv2.imdecode(np.frombuffer(source.content, np.uint8), flag)
-    except cv2.error:
-        image = None
-    if image is None or image.dtype != np.uint8 or image.shape[2:] != (channels,):
+    image = decode_stored(source.content, flag, f"{path} in {source.package}")
+    if image.dtype != np.uint8 or image.shape[2:] != (channels,):
         raise InputError(
             f"{path} in {source.package} must be an image of {channels} channels with 8 bits, "
             "but got something else. Try fetching the package again."

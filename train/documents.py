@@ -7,6 +7,7 @@ named at once, in one line. A name without a suffix, such as `reference`, is a c
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SUFFIXES = (".yaml", ".yml", ".json")
+_MOST_VALUES = 100_000
 
 
 def read_document(path_or_name: Path | str, wanted: type[T]) -> T:
@@ -195,10 +197,22 @@ def _load_yaml(content: bytes) -> tuple[object, list[str]]:
     try:
         root = yaml.compose(content, loader)
         if root is not None:
+            if _written_out(root, {}) > _MOST_VALUES:
+                raise ValueError(f"its aliases stand for more than {_MOST_VALUES} values")
             find(root, "")
         return yaml.load(content, loader), errors
     except yaml.YAMLError as error:
         raise ValueError(error) from error
+
+
+def _written_out(node: Any, counted: dict[int, float]) -> float:  # noqa: ANN401
+    """How many values a node stands for, its aliases written out; endless where it holds itself."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf  # until its parts are counted
+        parts = node.value if node.id in ("sequence", "mapping") else ()
+        flat = itertools.chain.from_iterable(parts) if node.id == "mapping" else parts
+        counted[id(node)] = 1 + sum(_written_out(part, counted) for part in flat)
+    return counted[id(node)]
 
 
 def _errors(content: object, wanted: Any, where: str) -> list[str]:  # noqa: ANN401

@@ -7,6 +7,7 @@ folder of them. Shapes: H, W height and width in pixels; 3 is RGB, 4 RGB and alp
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,7 @@ def load_assets(
 
 def split_of(group: str) -> Literal["train", "test"]:
     """The side that a group of assets falls on, by its name alone."""
-    return "test" if crc32(group.encode()) % 100 < _TEST_SHARE_PERCENT else "train"
+    return "test" if crc32(os.fsencode(group)) % 100 < _TEST_SHARE_PERCENT else "train"
 
 
 def resize(image: UInt8Array, height: int, width: int) -> UInt8Array:

@@ -7,12 +7,10 @@ it was stopped or on who made what.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depthmask.atomic import check_target, new_folder
+from depthmask.atomic import check_target, new_folder, only_writer
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.ray_engine import Done
 from depthmask.samples import DATASET_FILE
@@ -124,10 +122,9 @@ def materialise(
     _check_space(job, assets, to_make, parks=workers > 1 and on_ray is None)
     if not goes_on:
         _new_data_set(out, info)
-    with _alone(out):
-        check_same(
-            _read_info(out / DATASET_FILE), info, str(out)
-        )  # not replaced before it was locked
+    with only_writer(out, out / DATASET_FILE):
+        # Not replaced before it was locked.
+        check_same(_read_info(out / DATASET_FILE), info, str(out))
         job.remove_leftovers()
         try:
             _make(job, assets, workers, missing, progress or (lambda done, total: None), on_ray)
@@ -228,7 +225,7 @@ def _new_data_set(out: Path, info: ComposedInfo) -> None:
     replaced = (out / DATASET_FILE).exists()
     # Whoever writes into a data set holds its lock: it is not taken away from under a command.
     with (
-        _alone(out) if replaced else nullcontext(),
+        only_writer(out, out / DATASET_FILE) if replaced else nullcontext(),
         new_folder(out, overwrite=out.is_dir()) as temporary,
     ):
         (temporary / DATASET_FILE).write_bytes(encode_info(info))
@@ -265,23 +262,3 @@ def _check_space(job: Job, assets: Assets, to_make: int, *, parks: bool) -> None
 
 def _shown(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Let no second process write into the same data set, or replace it."""
-    path = out / DATASET_FILE
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise BlockingIOError  # replaced since it was opened
-        except BlockingIOError:
-            raise UsageError(
-                f"{out} must be written by one command at a time, but another one is at it"
-            ) from None
-        yield

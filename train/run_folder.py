@@ -16,7 +16,7 @@ from typing import IO, Any
 import msgspec
 import torch
 
-from depthmask.atomic import write_file
+from depthmask.atomic import only_writer, write_file
 from depthmask.errors import InputError, OutputError, UsageError
 from depthmask.train.config import TrainingConfig
 from depthmask.train.documents import read_document
@@ -43,15 +43,13 @@ class RunFolder:
         """Make the folder, or check that it holds a run of this configuration.
 
         Raises:
-            UsageError: it holds something else.
+            UsageError: it holds something else, or another process trains in it.
             InputError: its configuration is damaged.
             OutputError: it cannot be written.
         """
         recorded = self.path / CONFIG_FILE
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for leftover in self.path.glob(f"{PARKED}*"):  # of a run that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
             if not recorded.exists():
                 self._require_empty()
                 document = msgspec.json.format(msgspec.json.encode(config), indent=2)
@@ -60,6 +58,9 @@ class RunFolder:
             raise UsageError(f"{self.path} must be a folder, but got a file") from error
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
+        with only_writer(self.path, recorded):
+            for leftover in self.path.glob(f"{PARKED}*"):  # of a run that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
         if read_document(recorded, TrainingConfig) != config:
             raise UsageError(
                 f"{self.path} must be a new folder or hold a run of the same configuration, but its"
@@ -77,7 +78,17 @@ class RunFolder:
 
     @contextmanager
     def opened(self, step: int) -> Iterator[None]:
-        """Open the log, the metrics and the board, forgetting what came after `step`."""
+        """Open the log, the metrics and the board, forgetting what came after `step`.
+
+        Raises:
+            UsageError: another process trains in this folder.
+            OutputError: it cannot be written.
+        """
+        with only_writer(self.path, self.path / CONFIG_FILE), self._opened(step):
+            yield
+
+    @contextmanager
+    def _opened(self, step: int) -> Iterator[None]:
         with self.writing():
             for name in (LOG_FILE, METRICS_FILE):
                 _forget_later_steps(self.path / name, step)

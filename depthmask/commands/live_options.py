@@ -191,7 +191,7 @@ def write_stats(path: Path, document: dict[str, Any]) -> None:
     """
     from depthmask.output_files import write_output
 
-    write_output(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    write_output(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def _tell(event: SourceEvent) -> None:

@@ -66,6 +66,11 @@ _REFRESHES_PER_S = 2
     help="On Ray, with --threads CPUs each (1 by default).  [default: all CPUs]",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
+@click.option(
+    "--no-verify",
+    is_flag=True,
+    help="Open the bundle without hashing its files: it starts sooner, and damage is not found.",
+)
 @json_option
 def command(
     bundle: Path | None,
@@ -81,6 +86,7 @@ def command(
     resolutions: tuple[Resolution, ...] | None,
     smooth_ms: float | None,
     skip_identical: bool,
+    no_verify: bool,
     limit: int | None,
     engine: str,
     address: str | None,
@@ -140,6 +146,7 @@ def command(
                 device,
                 threads,
                 resolution=resolution,
+                check_files=not no_verify,
                 spin=False,
                 allow_fallback=allow_fallback,
             )

@@ -23,6 +23,7 @@ from depthmask.runtimes.graph_assignment import (
     elsewhere,
     in_words,
 )
+from depthmask.untrusted import one_line
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PROVIDER_OPTIONS = {
@@ -45,9 +46,15 @@ class OnnxRuntime:
 
     def run(self, inputs: Tensors) -> Tensors:
         """Execute the graph once."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise ValueError("this runtime is closed")
-        values = self._session.run(self._outputs, inputs)
+        try:
+            values = session.run(self._outputs, inputs)
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            raise InputError(
+                f"the graph cannot be run by ONNX Runtime: {one_line(error)}"
+            ) from error
         return cast(Tensors, dict(zip(self._outputs, values, strict=True)))
 
     def close(self) -> None:
@@ -189,8 +196,10 @@ def open_runtime(
         )
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
         if device != "cpu":
-            raise UnavailableError(f"--device {device} cannot run {path}: {error}") from error
-        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {error}") from error
+            raise UnavailableError(
+                f"--device {device} cannot run {path}: {one_line(error)}"
+            ) from error
+        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {one_line(error)}") from error
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise UnavailableError(
             f"--device {device} was asked for, but ONNX Runtime opened {session.get_providers()[0]}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import threading
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -11,13 +14,17 @@ from depthmask.bundle import IMAGE_TENSOR, Bundle
 from depthmask.errors import InputError, UnavailableError
 from depthmask.frames import Resolution
 from depthmask.runtimes import Tensors
+from depthmask.untrusted import one_line
 
 # What computes in bfloat16; without, OpenVINO would emulate it or compute in float32.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 class OpenVino:
-    """Compiled OpenVINO models, one behind the other, with one request each."""
+    """Compiled OpenVINO models, one behind the other, with one request each.
+
+    Calls from several threads wait for each other: a request computes one input at a time.
+    """
 
     name = "openvino"
     device = "cpu"
@@ -26,16 +33,23 @@ class OpenVino:
         self._networks = compiled[-1]
         self._requests: list[Any] = [model.create_infer_request() for model in compiled]
         self._outputs = [output.get_any_name() for output in compiled[-1].outputs]
+        self._lock = threading.Lock()
 
     def run(self, inputs: Tensors) -> Tensors:
         """Execute the graph once."""
-        if not self._requests:
-            raise ValueError("this runtime is closed")
-        *first, last = self._requests
-        for request in first:
-            values = request.infer(inputs)
-            inputs = {IMAGE_TENSOR: values[IMAGE_TENSOR]}
-        values = last.infer(inputs)
+        with self._lock:
+            if not self._requests:
+                raise ValueError("this runtime is closed")
+            *first, last = self._requests
+            try:
+                for request in first:
+                    values = request.infer(inputs)
+                    inputs = {IMAGE_TENSOR: values[IMAGE_TENSOR]}
+                values = last.infer(inputs)
+            except RuntimeError as error:
+                raise InputError(
+                    f"the graph cannot be run by OpenVINO: {one_line(error)}"
+                ) from error
         return {name: values[name] for name in self._outputs}
 
     @property
@@ -46,7 +60,8 @@ class OpenVino:
 
     def close(self) -> None:
         """Drop the requests."""
-        self._requests = []
+        with self._lock:
+            self._requests = []
 
 
 def open_runtime(
@@ -72,8 +87,8 @@ def open_runtime(
             opened = OpenVino(*_compile_bf16(path, threads))
         else:
             opened = OpenVino(compile_for_cpu(str(path), threads))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be loaded by OpenVINO: {error}") from error
+    except (RuntimeError, UnicodeDecodeError) as error:  # a damaged name in its message
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {one_line(error)}") from error
     if in_bf16 and not opened.precisions["bf16"]:
         raise UnavailableError(
             f"a bundle in bf16 must be computed in it, but OpenVINO computes {path} without. Try a"
@@ -114,8 +129,7 @@ def _compile_bf16(path: Path, threads: int | None) -> list[Any]:
     Positions in a frame, up to thousands of pixels, do not fit the 8 bits of bfloat16. OpenVINO has no
     public way to leave out a part of a model, so there are two.
     """
-    import openvino
-
+    openvino = import_openvino()
     networks = core().read_model(str(path))
     compiled = []
     if IMAGE_TENSOR not in {name for value in networks.inputs for name in value.get_names()}:
@@ -156,9 +170,19 @@ def core() -> Any:  # noqa: ANN401
     puts the one before it back when it goes: of two that go in the order in which they came, the
     second puts back one that the first has freed, and the next Ctrl-C is a segmentation fault.
     """
-    import openvino
+    return import_openvino().Core()
 
-    return openvino.Core()
+
+def import_openvino() -> Any:  # noqa: ANN401  (the package has no usable types)
+    """Import OpenVINO as we want it: without a call to Google Analytics, which it makes when it loads."""
+    name = "openvino_telemetry"
+    if name in sys.modules:  # somebody else's import, and done
+        return importlib.import_module("openvino")
+    sys.modules[name] = None  # type: ignore[assignment]  # not to be found: OpenVINO has a stub for that
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[name]
 
 
 def configuration(threads: int | None) -> dict[str, Any]:

@@ -79,7 +79,12 @@ def _open(url: str, name: str, open_timeout_s: float, stall_s: float) -> OpenedS
     read_timeout_s = stall_s / 2 if is_rtsp else stall_s
     problem: InputError | SourceLostError
     try:
-        container = av.open(url, options=options, timeout=(open_timeout_s, read_timeout_s))
+        container = av.open(
+            url,
+            options=options,
+            timeout=(open_timeout_s, read_timeout_s),
+            metadata_errors="replace",
+        )
     except (av.error.HTTPClientError, av.error.InvalidDataError) as error:
         problem = InputError(f"{name} must be a video stream, but got: {reason(error)}")
     except av.FFmpegError as error:

@@ -81,7 +81,7 @@ class LinesSink:
         if self._file is None:
             raise RuntimeError("write is for inside the with block")
         try:
-            self._file.write(json.dumps(drawn, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.write(json.dumps(drawn, allow_nan=False) + "\n")
             self._file.flush()
         except BrokenPipeError:
             self.is_open = False

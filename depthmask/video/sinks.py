@@ -191,7 +191,7 @@ def depth_document(look: Look, scale: float, clipped: Mapping[str, int]) -> byte
         "files": sorted(clipped),
         "clipped_pixels": {name: count for name, count in clipped.items() if count},
     }
-    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, indent=2).encode() + b"\n"  # ASCII: a name need not be UTF-8
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:

@@ -20,6 +20,8 @@ from depthmask.video.streams import OpenedStream, StalledError, first_stream, re
 
 # What a declared duration may exceed the frames found by, before the file counts as cut short.
 _DURATION_SLACK_S = 0.5
+_LOCAL = {"protocol_whitelist": "file,pipe"}
+"""A file may be a list of other addresses: none is called."""
 
 
 class VideoSource:
@@ -117,7 +119,7 @@ def open_video(path: Path) -> VideoSource:
     """
     try:
         # `file:` keeps a colon in a name from being read as a protocol.
-        container = av.open(f"file:{path}")
+        container = av.open(f"file:{path}", options=_LOCAL, metadata_errors="replace")
     except av.FFmpegError as error:
         raise InputError(_not_a_video(path, error)) from error
     stream = first_stream(container, "video", str(path))
@@ -132,7 +134,9 @@ def open_pipe(path: Path | None) -> VideoSource:
     """
     name = "standard input" if path is None else str(path)
     try:
-        container = av.open("pipe:0" if path is None else f"file:{path}")
+        container = av.open(
+            "pipe:0" if path is None else f"file:{path}", options=_LOCAL, metadata_errors="replace"
+        )
     except av.FFmpegError as error:
         raise InputError(f"{name} must give a video, but got: {reason(error)}") from error
     return VideoSource(OpenedStream(container, first_stream(container, "video", name)), name)

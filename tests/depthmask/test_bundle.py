@@ -61,9 +61,8 @@ def test_bit_flips_in_the_manifest_are_found(bundle_path):
         except InputError:
             continue
         unnoticed.append(bytes(bad[max(0, position - 9) : position + 9]))
-    # JSON may say the same thing in other bytes: such flips change nothing.
     path.write_bytes(good)
-    assert [text for text in unnoticed if text.strip()] == [] or len(unnoticed) < 5
+    assert unnoticed == []
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd"])
@@ -122,4 +121,4 @@ def _write_with_digest(path, body):
 
     body.pop("digest", None)
     body["digest"] = hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest()
-    path.write_text(json.dumps(body))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from depthmask import runtimes
-from depthmask.bundle import Bundle, open_bundle, write_manifest
+from depthmask.bundle import Bundle, open_bundle, record_files, write_manifest
 from depthmask.cache import cache_folder
 from depthmask.devices import cuda_architecture
 from depthmask.engine import TRUST_VARIABLE, EngineHeader, Machine, ShapeRange, machine_mismatch
@@ -54,7 +54,7 @@ def engine_bundle(tiny_bundle_path, tmp_path):
         manifest = open_bundle(tiny_bundle_path).manifest
         onnx = {"model.onnx": manifest.files["model.onnx"].sha256}
         engine = header(flavour, **{"onnx": onnx, **changes})
-        manifest = msgspec.structs.replace(manifest, engines=(engine,))
+        manifest = msgspec.structs.replace(manifest, engines=(engine,), files=record_files(folder))
         write_manifest(folder, manifest)
         return open_bundle(folder)
 

@@ -103,7 +103,7 @@ def test_use_after_close_says_so(tiny_bundle_path, frame_HW3):
     pipeline = Pipeline.open(tiny_bundle_path)
     pipeline.close()
     pipeline.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(UsageError, match="closed"):
         pipeline(frame_HW3)
 
 

@@ -15,7 +15,7 @@ import torch
 from depthmask import Pipeline
 from depthmask.bundle import SHIPPED_BUNDLE, Bundle, open_bundle
 from depthmask.chain import MaskDepthChain
-from depthmask.errors import UnavailableError
+from depthmask.errors import UnavailableError, UsageError
 from depthmask.export import export_chain
 from depthmask.export.verify import verify_bundle
 from depthmask.frames import Resolution
@@ -70,7 +70,7 @@ def test_a_device_tells_copies_from_inference_and_the_cpu_does_not(on_device, fr
 def test_a_closed_device_says_so(on_device, frame_HW3):
     _, bound = on_device
     bound.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(UsageError, match="closed"):
         bound(frame_HW3)
 
 

@@ -167,7 +167,7 @@ def steps_logged(log):
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_any_time_the_end_is_the_same(assets, assets_folder, tmp_path, kills):
     config = replace(CONFIG, phases=(Phase(32, 2, 8 + 12 * kills),))
     whole = tiny_trained.train_tiny(config, assets, tmp_path / "whole")
