@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,40 +12,31 @@ if TYPE_CHECKING:
     from depthmask.bench.sweep import SweepResult
     from depthmask.bundle import Bundle
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def sweep_options(command: Command) -> Command:
-    """`--sweep` and what belongs to it."""
-    for option in reversed(
-        (
-            click.option(
-                "--sweep",
-                is_flag=True,
-                help="Find the most accurate resolution, precision, runtime and number of threads that"
-                " meet --target-ms, and export it to --export.",
-            ),
-            click.option(
-                "--target-ms",
-                type=click.FloatRange(min=0, min_open=True),
-                help="What a call may take.",
-            ),
-            click.option(
-                "--percentile",
-                type=click.FloatRange(50, 99.9),
-                default=99.0,
-                show_default=True,
-                help="So many per cent of the calls must.",
-            ),
-            options.preset_option,
-            options.checkpoint_option,
-            click.option(
-                "--export", type=options.PathType(), help="The folder of the chosen bundle."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+sweep_options = options.together(
+    click.option(
+        "--sweep",
+        is_flag=True,
+        help="Find the most accurate resolution, precision, runtime and number of threads that"
+        " meet --target-ms, and export it to --export.",
+    ),
+    click.option(
+        "--target-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        help="What a call may take.",
+    ),
+    click.option(
+        "--percentile",
+        type=click.FloatRange(50, 99.9),
+        default=99.0,
+        show_default=True,
+        help="So many per cent of the calls must.",
+    ),
+    options.preset_option,
+    options.checkpoint_option,
+    click.option("--export", type=options.PathType(), help="The folder of the chosen bundle."),
+)
+"""`--sweep` and what belongs to it."""
 
 
 def print_sweep(result: SweepResult, bundle: Bundle) -> None:
