@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
-import onnx_ir as ir
 
 from depthmask.bundle import (
     WEIGHTS_FILE,
@@ -27,10 +26,13 @@ from depthmask.export.prototext import Enum, Message, prototext
 from depthmask.export.targets import Make
 from depthmask.frames import Resolution
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 REPOSITORY = "triton"
 _QUEUE_DELAY_US = 2000
 _WARM_UP_FRAME = Resolution(480, 640)
-_DATA_TYPES = {ir.DataType.UINT8: Enum("TYPE_UINT8"), ir.DataType.FLOAT: Enum("TYPE_FP32")}
+_DATA_TYPES = {"UINT8": Enum("TYPE_UINT8"), "FLOAT": Enum("TYPE_FP32")}
 
 Shape = tuple[int, ...]
 """With -1 where a side is open."""
@@ -142,6 +144,8 @@ def _config(
     profile: ShapeRange | None = None,
 ) -> Message:
     """What both back ends share: tensors, batching and warm-up, from the ONNX graph."""
+    import onnx_ir as ir
+
     graph = ir.load(folder / file).graph
     is_batched = manifest.dynamic_batch
     (image,) = graph.inputs
@@ -190,10 +194,9 @@ def _shape(value: ir.Value) -> Shape:
 
 
 def _data_type(value: ir.Value) -> Enum:
-    found = value.dtype
-    if found is None or found not in _DATA_TYPES:
+    name = value.dtype.name if value.dtype is not None else "of no type"
+    if name not in _DATA_TYPES:
         raise InputError(
-            f"{value.name} must be one of {', '.join(kind.name for kind in _DATA_TYPES)} to be served,"
-            f" but is {found}. Export again"
+            f"{value.name} must be one of {', '.join(_DATA_TYPES)} to be served, but is {name}. Export again"
         )
-    return _DATA_TYPES[found]
+    return _DATA_TYPES[name]

@@ -439,7 +439,12 @@ def test_options_reach_the_pipeline(run, photos, pipeline, tmp_path):
         "--threads", 2, "--resolution", "64")  # fmt: skip
     ((arguments, options),) = pipeline.opened_with
     assert [str(argument) for argument in arguments] == ["b", "openvino", "cpu", "2"]
-    assert options == {"resolution": Resolution(64, 64), "check_files": True, "spin": False}
+    assert options == {
+        "resolution": Resolution(64, 64),
+        "check_files": True,
+        "spin": False,
+        "allow_fallback": False,
+    }
 
 
 def test_window(run, clip, monkeypatch):

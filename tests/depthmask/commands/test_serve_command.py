@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
-from depthmask.bundle import SHIPPED_BUNDLE
+from depthmask.bundle import SHIPPED_BUNDLE, open_bundle, record_files, write_manifest
 
 MIB = 1024 * 1024
 PHOTO = Path(__file__).parents[3] / "depthmask" / "data" / "samples" / "photos" / "cat.jpg"
@@ -194,12 +196,12 @@ def test_it_warns_where_others_can_reach_it():
 
 
 def test_the_page_of_a_bundle_is_served(tmp_path):
-    import shutil
-
     bundle = tmp_path / "b"
     shutil.copytree(SHIPPED_BUNDLE, bundle)
+    manifest = open_bundle(bundle).manifest
     (bundle / "web").mkdir()
     (bundle / "web" / "index.html").write_text("a page")
+    write_manifest(bundle, msgspec.structs.replace(manifest, files=record_files(bundle)))
     with serve(bundle) as (_, port):
         assert ask(port, "GET", "/") == (200, b"a page")
 
