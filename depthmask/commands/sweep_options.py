@@ -1,14 +1,16 @@
-"""`dmx bench --sweep`: its options, and what it prints."""
+"""`dmx bench --sweep`: its options, what it does, and what it prints."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from depthmask.commands import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from depthmask.bench.sweep import SweepResult
     from depthmask.bundle import Bundle
 
@@ -37,6 +39,56 @@ sweep_options = options.together(
     click.option("--export", type=options.PathType(), help="The folder of the chosen bundle."),
 )
 """`--sweep` and what belongs to it."""
+
+
+def run_sweep(
+    bundles: tuple[Path, ...],
+    target_ms: float | None,
+    out: Path | None,
+    *,
+    preset: str | None,
+    checkpoint: Path | None,
+    data: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **settings: Any,  # noqa: ANN401  (those of `sweep_chain`)
+) -> None:
+    """Sweep, export what was chosen to `out`, and print.
+
+    Raises:
+        UsageError: --target-ms or --export is missing, a bundle was named, or `out` exists.
+        CheckFailedError: no candidate meets the target.
+    """
+    import msgspec
+
+    from depthmask.atomic import check_target
+    from depthmask.bench.sweep_chain import sweep_chain
+    from depthmask.errors import UsageError
+    from depthmask.export.source import open_chain
+    from depthmask.samples import open_samples
+
+    if bundles or target_ms is None or out is None:
+        raise UsageError(
+            "--sweep must have --target-ms and --export, and a --preset or --checkpoint instead of a"
+            " BUNDLE, whose candidates it exports itself"
+        )
+    check_target(out, overwrite=overwrite)
+    chain, weights = open_chain(preset, checkpoint=checkpoint)
+    with options.messages.status("starting") as status:
+        result, bundle = sweep_chain(
+            chain,
+            weights,
+            open_samples(data),
+            target_ms,
+            out,
+            overwrite=overwrite,
+            tell=status.update,
+            **settings,
+        )
+    if as_json:
+        options.print_json(msgspec.to_builtins(result))
+    else:
+        print_sweep(result, bundle)
 
 
 def print_sweep(result: SweepResult, bundle: Bundle) -> None:
