@@ -75,7 +75,7 @@ def measure_load(
     Raises:
         CheckFailedError: the service does not start, or gives no answer.
     """
-    with _served(arguments) as (process, port):
+    with served(arguments) as (process, port):
         one = _Client(port, photo, query)
         queue = one.model()["queue"]
         for _ in range(max(3, alone // 10)):
@@ -147,7 +147,8 @@ def _ask_until(port: int, photo: Path, query: str, ends_s: float, asked: Asked) 
 
 
 @contextmanager
-def _served(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`dmx serve` on a free port, while the context is open; gives its process and port."""
     command = [sys.executable, "-m", "depthmask", "serve", *arguments, "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

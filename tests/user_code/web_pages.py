@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-import cv2
-import numpy as np
-
 from depthmask.export import to_web
 from depthmask.export.onnxruntime_web import VERSION
 from depthmask.export.targets import rebuild
@@ -21,15 +18,6 @@ from depthmask.export.targets import rebuild
 ROOT = Path(__file__).parent.parent.parent
 ORT_WEB = ROOT / "build" / "onnxruntime-web" / f"onnxruntime-web-{VERSION}.tgz"
 PHOTOS = ROOT / "depthmask" / "data" / "samples" / "photos"
-CAMERA_HEIGHT, CAMERA_WIDTH = 480, 640
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 ISOLATED = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -70,17 +58,3 @@ def served(folder: Path, headers: dict[str, str] = ISOLATED) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def write_clip(path: Path, photo_HW3: np.ndarray, frames: int = 30) -> None:
-    """YUV4MPEG2 at 30 frames a second."""
-    scale = 1.15 * max(CAMERA_HEIGHT / photo_HW3.shape[0], CAMERA_WIDTH / photo_HW3.shape[1])
-    large_HW3 = cv2.resize(photo_HW3, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    rest_y, rest_x = large_HW3.shape[0] - CAMERA_HEIGHT, large_HW3.shape[1] - CAMERA_WIDTH
-    with path.open("wb") as file:
-        file.write(b"YUV4MPEG2 W%d H%d F30:1 Ip A1:1 C420jpeg\n" % (CAMERA_WIDTH, CAMERA_HEIGHT))
-        for index in range(frames):
-            share = 0.5 - 0.5 * np.cos(2 * np.pi * index / frames)
-            y, x = round(share * rest_y), round(share * rest_x)
-            part_HW3 = large_HW3[y : y + CAMERA_HEIGHT, x : x + CAMERA_WIDTH]
-            file.write(b"FRAME\n" + cv2.cvtColor(part_HW3, cv2.COLOR_RGB2YUV_I420).tobytes())

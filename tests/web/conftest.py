@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from web_pages import PHOTOS, QUIET, served, with_page, write_clip
+from web_pages import PHOTOS, served, with_page
 
+from depthmask.bench.chromium import QUIET, camera, write_clip
 from depthmask.bundle import SHIPPED_BUNDLE
 from depthmask.frames import read_image
 
@@ -66,12 +67,8 @@ def playwright_api():
 @pytest.fixture(scope="session")
 def browser(playwright_api, chromium_path, clip_path):
     """With a camera that plays the clip; who may use it, each page's context says."""
-    camera = (
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-video-capture={clip_path}",
-    )
     launched = playwright_api.chromium.launch(
-        executable_path=chromium_path, args=[*QUIET, "--disable-gpu", *camera]
+        executable_path=chromium_path, args=[*QUIET, "--disable-gpu", *camera(clip_path)]
     )
     yield launched
     launched.close()

@@ -10,8 +10,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from web_pages import PHOTOS, QUIET, served, with_page
+from web_pages import PHOTOS, served, with_page
 
+from depthmask.bench.chromium import QUIET
 from depthmask.export import export_chain
 from depthmask.frames import Resolution, read_image, to_frame
 from depthmask.pipeline import Pipeline
