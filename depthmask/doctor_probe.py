@@ -137,7 +137,8 @@ def _built(flavour: Flavour, architectures: tuple[str, ...]) -> Answer:
 
 
 def _ran_engine(flavour: Flavour, detail: str) -> Answer:
-    from depthmask.export.engines import EngineOptions, rebuild
+    from depthmask.export.engines import EngineOptions
+    from depthmask.export.targets import rebuild
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(shutil.copytree(SHIPPED_BUNDLE, Path(name) / "b"))

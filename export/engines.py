@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from depthmask.bundle import (
     GraphRecord,
     Manifest,
     Precision,
-    open_bundle,
     record_files,
 )
 from depthmask.devices import cuda_architecture, cuda_problem
@@ -32,7 +31,7 @@ from depthmask.engine import (
     trusted,
 )
 from depthmask.errors import CheckFailedError, UnavailableError, UsageError
-from depthmask.export.remake import remake
+from depthmask.export.targets import Make, Progress
 from depthmask.export.tensorrt_builder import BuildFlags, architecture_names, build, inspect_engine
 from depthmask.export.to_triton import REPOSITORY
 from depthmask.export.verify import verify_bundle
@@ -41,8 +40,6 @@ from depthmask.output_files import check_output
 from depthmask.profiles import PROFILE_BATCH, shape_range
 from depthmask.runtimes import for_precision, require
 from depthmask.tensorrt_module import import_tensorrt
-
-Progress = Callable[[str], None]
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +66,26 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f" {','.join(self.architectures)}. Try --to tensorrt-rtx, which builds for others"
             )
 
+    @property
+    def name(self) -> Flavour:
+        """What `--to` calls it."""
+        return self.flavour
+
+    def prepare(self, precision: Precision) -> Make:
+        """Find the builder; gives `build_engines`.
+
+        Raises:
+            UsageError, UnavailableError: as `find_builder`.
+        """
+        trt, architectures = find_builder(self, precision)
+        return lambda folder, manifest, progress: build_engines(
+            folder, manifest, self, trt, architectures, progress
+        )
+
+    def replaces(self, file: str) -> bool:
+        """Engines and what is beside them, and Triton's repository, which holds copies of them."""
+        return file.endswith(OWN_SUFFIXES) or file.startswith(f"{REPOSITORY}/")
+
 
 def _why_not(flags: BuildFlags) -> str:
     """Why TensorRT-RTX 1.7 has no use for what was asked for."""
@@ -89,7 +106,7 @@ def _why_not(flags: BuildFlags) -> str:
     return "strips weights only on a GPU, so there is no --strip-weights"
 
 
-def prepare(options: EngineOptions, precision: Precision) -> tuple[Any, tuple[str, ...]]:
+def find_builder(options: EngineOptions, precision: Precision) -> tuple[Any, tuple[str, ...]]:
     """The TensorRT module, and the architectures that engines will be for; before any slow work.
 
     Raises:
@@ -136,7 +153,7 @@ def build_engines(
     options: EngineOptions,
     trt: Any,  # noqa: ANN401
     architectures: Sequence[str],
-    progress: Progress = lambda phase: None,
+    progress: Progress,
 ) -> Manifest:
     """Build an engine for every graph in `folder`; gives the manifest with them, not yet written.
 
@@ -171,33 +188,6 @@ def build_engines(
         document = msgspec.json.format(msgspec.json.encode(header), indent=2) + b"\n"
         (folder / header.file).with_suffix(HEADER_SUFFIX).write_bytes(document)
     return msgspec.structs.replace(manifest, engines=headers, files=record_files(folder))
-
-
-def rebuild(
-    path: Path,
-    options: EngineOptions,
-    progress: Progress = lambda phase: None,
-) -> Bundle:
-    """Give a bundle new engines in place of those it has, from the ONNX that it holds; needs no torch.
-
-    A model repository for Triton, which holds the old ones, is left out.
-
-    Raises:
-        InputError: it is no bundle, a damaged one, or holds a graph that TensorRT cannot parse.
-        OutputError: it cannot be written.
-        UsageError, UnavailableError: as `prepare`.
-        CheckFailedError: as `build_engines`.
-    """
-    bundle = open_bundle(path)
-    trt, architectures = prepare(options, bundle.manifest.precision)
-    return remake(
-        bundle,
-        # Triton's repository holds copies of the old engines.
-        lambda name: name.endswith(OWN_SUFFIXES) or name.startswith(f"{REPOSITORY}/"),
-        lambda folder: build_engines(
-            folder, bundle.manifest, options, trt, architectures, progress
-        ),
-    )
 
 
 def _build_engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
@@ -32,7 +32,6 @@ from depthmask.bundle import (
 from depthmask.chain import MaskDepthChain, check_shapes
 from depthmask.errors import CheckFailedError, InputError, UsageError
 from depthmask.export.budget import GraphRunner
-from depthmask.export.engines import EngineOptions, build_engines, prepare
 from depthmask.export.gate_data import GateData, check_labels, split
 from depthmask.export.int8 import Int8Graphs, Int8Options, Quantiser, Tradeoff, open_calibration
 from depthmask.export.memory import give_back
@@ -42,9 +41,8 @@ from depthmask.export.pieces import with_named_image
 from depthmask.export.precision import needed_in_fp32, node_ranges, to_fp16, unfit_for_fp16
 from depthmask.export.reference import make_reference
 from depthmask.export.rewrite import RewriteOptions, rewrite, saved_gmac
+from depthmask.export.targets import Progress, Target
 from depthmask.export.to_onnx import OPSET, OPSETS, to_onnx
-from depthmask.export.to_triton import RepositoryOptions, check_precision, write_repository
-from depthmask.export.to_web import WebOptions, add_web, prepare_web
 from depthmask.export.tradeoff import save_tradeoffs
 from depthmask.export.unsigned import UNSIGNED_RUNTIMES
 from depthmask.export.verify import TOLERANCES, VerifyReport, verify_bundle
@@ -63,10 +61,6 @@ _DEFAULT_INT8 = Int8Options()
 _DEFAULT_LIMITS = Limits()
 _RECORDED_PACKAGES = ("torch", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
-Target = Literal["onnx", "tensorrt", "tensorrt-rtx", "web", "triton"]
-"""What a bundle holds beside its ONNX: nothing, engines, a page for the browser, or a model repository."""
-Progress = Callable[[str], None]
-"""Told of each phase as it begins."""
 Trace = Callable[..., ir.Model]
 """As `to_onnx`; what it gives is not changed."""
 
@@ -76,7 +70,7 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     resolutions: tuple[Resolution, ...] = (DEFAULT_RESOLUTION,)
     precision: Precision = "fp32"
-    target: Target = "onnx"
+    target: Target | None = None
     input: InputKind = "frame"
     dynamic_batch: bool = False
     dynamic_resolution: bool = False
@@ -107,10 +101,7 @@ def export_chain(
     *,
     resolution: Resolution | Sequence[Resolution] = DEFAULT_RESOLUTION,
     precision: Precision = "fp32",
-    target: Target = "onnx",
-    engine: EngineOptions | None = None,
-    web: WebOptions | None = None,
-    repository: RepositoryOptions | None = None,
+    target: Target | None = None,
     input: InputKind = "frame",
     dynamic_batch: bool = False,
     dynamic_resolution: bool = False,
@@ -135,11 +126,8 @@ def export_chain(
         precision: `fp32`, `fp16`, `bf16` or `int8`; in fp16, nodes whose values would overflow stay fp32,
             in int8 those that the budget needs; the manifest lists them. bf16 is computed by OpenVINO
             from an fp32 graph.
-        target: `onnx`; `tensorrt` or `tensorrt-rtx` for engines beside the ONNX; `web` for a page that runs
-            the largest resolution's graph in the browser; `triton` for a model repository.
-        engine: what engines are built for, and how; by default for the GPU that is here.
-        web: how the page is made.
-        repository: how Triton runs the bundle.
+        target: made beside the ONNX: `EngineOptions` for engines, `WebOptions` for a page that runs the
+            largest resolution's graph in the browser, `RepositoryOptions` for Triton's model repository.
         input: `frame` (uint8 frames of any size; preprocessing in the graph) or `image` (normalised).
         dynamic_batch: leave the batch size open.
         dynamic_resolution: leave the network's size open (multiples of 32; `image` input only).
@@ -178,12 +166,7 @@ def export_chain(
         opset=opset,
     )
     check_target(out, overwrite=overwrite)
-    engine = _engine_options(target, engine)
-    prepared = prepare(engine, precision) if engine is not None else None
-    web = _web_options(target, web)
-    runtime_files = prepare_web(web, precision) if web is not None else None
-    if target == "triton":
-        check_precision(precision)
+    make = target.prepare(precision) if target is not None else None
     chain.eval()  # before anything runs: in training mode a batch norm would learn from our frames
     _check_weights(chain)
     # Before the slow work: the machine or the data may be unusable.
@@ -266,12 +249,8 @@ def export_chain(
                 details=report.details(),
             )
         manifest = _with_report(manifest, report)
-        if engine is not None and prepared is not None:
-            manifest = build_engines(folder, manifest, engine, *prepared, progress)
-        if runtime_files is not None:
-            manifest = add_web(folder, manifest, runtime_files, progress)
-        if target == "triton":
-            manifest = write_repository(folder, manifest, repository or RepositoryOptions())
+        if make is not None:
+            manifest = make(folder, manifest, progress)
         write_manifest(folder, manifest)
     return open_bundle(out, check_files=False)
 
@@ -289,24 +268,6 @@ def _save(
     else:  # one resolution's files stand alone
         save_models(files, folder)
         save_models(unsigned_files, folder)
-
-
-def _engine_options(target: Target, engine: EngineOptions | None) -> EngineOptions | None:
-    if target == "tensorrt" or target == "tensorrt-rtx":
-        if engine is not None and engine.flavour != target:
-            raise UsageError(f"the target must be the engine's, {engine.flavour}, but got {target}")
-        return engine or EngineOptions(flavour=target)
-    if engine is not None:
-        raise UsageError(f"engine options are for a target of {engine.flavour}, but got {target}")
-    return None
-
-
-def _web_options(target: Target, web: WebOptions | None) -> WebOptions | None:
-    if target == "web":
-        return web or WebOptions()
-    if web is not None:
-        raise UsageError(f"web options are for a target of web, but got {target}")
-    return None
 
 
 def _make_graphs(
@@ -456,5 +417,5 @@ def _versions() -> dict[str, str]:
 def output_name(chain: MaskDepthChain, options: ExportOptions) -> str:
     """What a bundle's folder is called by default: `lite-224-fp16`, `lite-224-fp16-tensorrt-rtx`."""
     sizes = "-".join(str(resolution) for resolution in options.resolutions)
-    target = "" if options.target == "onnx" else f"-{options.target}"
+    target = "" if options.target is None else f"-{options.target.name}"
     return f"{chain.spec.preset}-{sizes}-{options.precision}{target}"

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
 from depthmask.bundle import (
     WEIGHTS_FILE,
-    Bundle,
     GraphRecord,
     Manifest,
     Precision,
-    open_bundle,
     record_files,
 )
 from depthmask.engine import EngineHeader, ShapeRange
 from depthmask.errors import InputError, UsageError
 from depthmask.export.prototext import Enum, Message, prototext
-from depthmask.export.remake import remake
+from depthmask.export.targets import Make
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
@@ -43,6 +41,7 @@ Shape = tuple[int, ...]
 class RepositoryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How Triton is to run the models."""
 
+    name: ClassVar[str] = "triton"
     device: Literal["cpu", "gpu"] = "cpu"
     """Of the ONNX models; engines run on the GPU."""
     instances: int = 1
@@ -51,6 +50,23 @@ class RepositoryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of each ONNX instance on the CPU; None: as many as ONNX Runtime takes."""
     largest_batch: int = 8
     """Of a bundle whose batch is open."""
+
+    def prepare(self, precision: Precision) -> Make:
+        """Refuse a precision that Triton would not compute in; gives `write_repository`.
+
+        Raises:
+            UsageError: it is bf16, which only OpenVINO computes in.
+
+        """
+        if precision == "bf16":
+            raise UsageError(
+                "a bundle in bf16 is for openvino, which computes in it, but got --to triton. Try --fp16"
+            )
+        return lambda folder, manifest, progress: write_repository(folder, manifest, self)
+
+    def replaces(self, file: str) -> bool:
+        """The repository that was."""
+        return file.startswith(f"{REPOSITORY}/")
 
 
 def model_name(manifest: Manifest, graph: GraphRecord) -> str:
@@ -66,12 +82,7 @@ def write_repository(folder: Path, manifest: Manifest, options: RepositoryOption
         manifest: Of the graphs and engines that are in it.
         options: How they are served.
 
-    Raises:
-        UsageError: Triton's ONNX Runtime does not compute in the bundle's precision.
-
     """
-    check_precision(manifest.precision)
-    shutil.rmtree(folder / REPOSITORY, ignore_errors=True)
     for graph in manifest.graphs:
         file = graph.file_for("onnxruntime", "cpu" if options.device == "cpu" else "cuda")
         name = model_name(manifest, graph)
@@ -85,36 +96,6 @@ def write_repository(folder: Path, manifest: Manifest, options: RepositoryOption
             config = _plan_config(folder, header, manifest, options)
             _write_model(folder, name, config, header.file, "model.plan")
     return msgspec.structs.replace(manifest, files=record_files(folder))
-
-
-def check_precision(precision: Precision) -> None:
-    """Refuse a precision that Triton would not compute in.
-
-    Raises:
-        UsageError: it is bf16, which only OpenVINO computes in.
-
-    """
-    if precision == "bf16":
-        raise UsageError(
-            "a bundle in bf16 is for openvino, which computes in it, but got --to triton. Try --fp16"
-        )
-
-
-def rebuild_repository(path: Path, options: RepositoryOptions) -> Bundle:
-    """Give an existing bundle a repository, in place of one that it has.
-
-    Raises:
-        InputError: it is no bundle, or a damaged one.
-        OutputError: it cannot be written.
-        UsageError: as `write_repository`.
-    """
-    bundle = open_bundle(path)
-    check_precision(bundle.manifest.precision)
-    return remake(
-        bundle,
-        lambda name: name.startswith(f"{REPOSITORY}/"),
-        lambda folder: write_repository(folder, bundle.manifest, options),
-    )
 
 
 def _write_model(folder: Path, name: str, config: Message, source: str, served_as: str) -> None:

@@ -7,26 +7,23 @@ folder, so that any host of files will do (docs/browser.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from depthmask.bundle import (
     WEIGHTS_FILE,
-    Bundle,
     GraphRecord,
     InputKind,
     Manifest,
     Precision,
-    open_bundle,
     record_files,
 )
 from depthmask.errors import UnavailableError, UsageError
 from depthmask.export import onnxruntime_web
 from depthmask.export.brotli_files import BROTLI_SUFFIX, compress
-from depthmask.export.remake import remake
+from depthmask.export.targets import Make, Progress
 from depthmask.frames import Normalisation
 from depthmask.presets import Kind
 from depthmask.version import __version__
@@ -39,16 +36,36 @@ _ORT_FOLDER = "ort"
 _PAGE = Path(__file__).parent / "web"
 _PAGE_SUFFIXES = (".html", ".css", ".js")
 
-Progress = Callable[[str], None]
-
 
 class WebOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the browser's folder is made."""
 
+    name: ClassVar[str] = "web"
     ort_web: Path | None = None
     """onnxruntime-web as a folder or .tgz; None: npm fetches it."""
     webgpu: bool = False
     """Whether the runtime for GPUs is in it too, which is larger."""
+
+    def prepare(self, precision: Precision) -> Make:
+        """Read onnxruntime-web; gives what makes the folder, by `add_web`.
+
+        Raises:
+            UsageError: the bundle's precision is not for browsers.
+            InputError, CheckFailedError, UnavailableError: as `onnxruntime_web.read`.
+        """
+        if precision == "bf16":
+            raise UsageError(
+                "a bundle in bf16 is for openvino, which computes in it, but got --to web. Try --int8"
+            )
+        names = dict(onnxruntime_web.WASM_FILES)
+        if self.webgpu:
+            names |= onnxruntime_web.WEBGPU_FILES
+        runtime_files = onnxruntime_web.read(names, self.ort_web)
+        return lambda folder, manifest, progress: add_web(folder, manifest, runtime_files, progress)
+
+    def replaces(self, file: str) -> bool:
+        """The folder that was."""
+        return file.startswith(f"{WEB_FOLDER}/")
 
 
 class WebFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,35 +121,18 @@ class WebManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     download: WebDownload
 
 
-def prepare_web(options: WebOptions, precision: Precision) -> dict[str, bytes]:
-    """onnxruntime-web's files by name; before any slow work.
-
-    Raises:
-        UsageError: the bundle's precision is not for browsers.
-        InputError, CheckFailedError, UnavailableError: as `onnxruntime_web.read`.
-    """
-    if precision == "bf16":
-        raise UsageError(
-            "a bundle in bf16 is for openvino, which computes in it, but got --to web. Try --int8"
-        )
-    names = dict(onnxruntime_web.WASM_FILES)
-    if options.webgpu:
-        names |= onnxruntime_web.WEBGPU_FILES
-    return onnxruntime_web.read(names, options.ort_web)
-
-
 def add_web(
     folder: Path,
     manifest: Manifest,
     runtime_files: dict[str, bytes],
-    progress: Progress = lambda phase: None,
+    progress: Progress,
 ) -> Manifest:
     """Make `web/` in a bundle's folder from its largest graph; gives the manifest with its files.
 
     Args:
         folder: holds the bundle's graphs.
         manifest: of them; not yet written.
-        runtime_files: from `prepare_web`.
+        runtime_files: onnxruntime-web's, by name.
         progress: told of each phase.
 
     Raises:
@@ -156,23 +156,6 @@ def add_web(
     document = msgspec.json.encode(_web_manifest(manifest, graph, files))
     (web / WEB_MANIFEST_FILE).write_bytes(msgspec.json.format(document, indent=2) + b"\n")
     return msgspec.structs.replace(manifest, files=record_files(folder))
-
-
-def rebuild_web(path: Path, options: WebOptions, progress: Progress = lambda phase: None) -> Bundle:
-    """Give a bundle a new `web/` in place of the one that it may have; needs no torch.
-
-    Raises:
-        InputError: it is no bundle, or a damaged one.
-        OutputError: it cannot be written.
-        UsageError, CheckFailedError, UnavailableError: as `prepare_web`.
-    """
-    bundle = open_bundle(path)
-    runtime_files = prepare_web(options, bundle.manifest.precision)
-    return remake(
-        bundle,
-        lambda name: name.startswith(f"{WEB_FOLDER}/"),
-        lambda folder: add_web(folder, bundle.manifest, runtime_files, progress),
-    )
 
 
 def read_web_manifest(folder: Path) -> WebManifest:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from depthmask.commands import compare_options, options, sweep_options
+from depthmask.commands import bench_estimate, compare_options, options, sweep_options
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
@@ -183,7 +183,9 @@ def command(
                 "--estimate must come without --out, --plot, --report, --against, --sweep and --data: it"
                 " measures nothing. --json prints every layer."
             )
-        _estimate(bundles, estimated, resolutions, precisions, frame_size, as_json=as_json)
+        bench_estimate.run_estimate(
+            bundles, estimated, resolutions, precisions, frame_size, as_json=as_json
+        )
         return
     if sweep:
         if out or plot or reports or against:
@@ -191,7 +193,7 @@ def command(
                 "--sweep must come without --out, --plot, --report and --against: it writes a bundle to"
                 " --export, and --json prints what it measured."
             )
-        _sweep(
+        sweep_options.run_sweep(
             bundles,
             target_ms,
             export,
@@ -267,40 +269,6 @@ def command(
         check_limits(comparison, dict(fail_if))
 
 
-def _estimate(
-    bundles: tuple[Path, ...],
-    names: tuple[str, ...],
-    resolutions: tuple[Resolution, ...] | None,
-    precisions: tuple[Precision, ...] | None,
-    frame_size: tuple[Resolution, ...] | None,
-    *,
-    as_json: bool,
-) -> None:
-    import msgspec
-
-    from depthmask.bench.datasheets import DATASHEETS, datasheet
-    from depthmask.bench.estimate import estimate
-    from depthmask.bench.estimate_table import rich_estimates
-    from depthmask.bench.graph import DEFAULT_FRAME_SIZE
-    from depthmask.bundle import open_bundle
-
-    gpus = [datasheet(name) for name in (DATASHEETS if names == ("all",) else names)]
-    opened = [open_bundle(path) for path in bundles or (None,)]
-    found = [
-        estimate(
-            bundle, resolution, gpu, frame_size=frame_size[0] if frame_size else DEFAULT_FRAME_SIZE
-        )
-        for bundle in opened
-        if precisions is None or bundle.manifest.precision in precisions
-        for resolution in resolutions or bundle.manifest.resolutions
-        for gpu in gpus
-    ]
-    if as_json:
-        options.print_json({"estimates": msgspec.to_builtins(found)})
-    else:
-        options.console.print(rich_estimates(found))
-
-
 def _print(result: BenchResult, *, as_json: bool) -> None:
     import msgspec
 
@@ -310,50 +278,6 @@ def _print(result: BenchResult, *, as_json: bool) -> None:
         options.print_json(msgspec.to_builtins(result))
     else:
         options.console.print(rich_table(result))
-
-
-def _sweep(
-    bundles: tuple[Path, ...],
-    target_ms: float | None,
-    out: Path | None,
-    *,
-    preset: str | None,
-    checkpoint: Path | None,
-    data: Path | None,
-    as_json: bool,
-    overwrite: bool,
-    **settings: Any,  # noqa: ANN401  (those of `sweep_chain`)
-) -> None:
-    import msgspec
-
-    from depthmask.atomic import check_target
-    from depthmask.bench.sweep_chain import sweep_chain
-    from depthmask.errors import UsageError
-    from depthmask.export.source import open_chain
-    from depthmask.samples import open_samples
-
-    if bundles or target_ms is None or out is None:
-        raise UsageError(
-            "--sweep must have --target-ms and --export, and a --preset or --checkpoint instead of a"
-            " BUNDLE, whose candidates it exports itself"
-        )
-    check_target(out, overwrite=overwrite)
-    chain, weights = open_chain(preset, checkpoint=checkpoint)
-    with options.messages.status("starting") as status:
-        result, bundle = sweep_chain(
-            chain,
-            weights,
-            open_samples(data),
-            target_ms,
-            out,
-            overwrite=overwrite,
-            tell=status.update,
-            **settings,
-        )
-    if as_json:
-        options.print_json(msgspec.to_builtins(result))
-    else:
-        sweep_options.print_sweep(result, bundle)
 
 
 class _Shown:

@@ -1,34 +1,24 @@
-"""What `dmx export` may say about what stands beside the ONNX: TensorRT engines, Triton's repository."""
+"""What `dmx export --to tensorrt` and `tensorrt-rtx` may be told, and what is said about engines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from depthmask.commands.limit_options import OF_ENGINES
 from depthmask.commands.options import NAMES, PathType, console
-from depthmask.errors import UsageError
+from depthmask.commands.target_kind import TargetKind
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Mapping
 
-    from depthmask.bundle import Limits, Manifest
+    from depthmask.bundle import Bundle
     from depthmask.engine import EngineHeader
     from depthmask.export.engines import EngineOptions
 
-    Command = TypeVar("Command", bound=Callable[..., Any])
-
 _OPTIONS = (
-    click.option(
-        "--to",
-        "target",
-        type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "web", "triton"]),
-        default="onnx",
-        show_default=True,
-        help="Beside the ONNX: engines (tensorrt builds for the GPU here, tensorrt-rtx for any by --gpu),"
-        " web/, a page that runs the chain in the browser, or triton/, a model repository.",
-    ),
     click.option(
         "--gpu",
         type=NAMES,
@@ -68,76 +58,17 @@ _OPTIONS = (
         is_flag=True,
         help="Leave the weights to the ONNX beside the engine, which gives them back; tensorrt only.",
     ),
-    click.option(
-        "--largest",
-        metavar="HxW",
-        help="The largest --dynamic-resolution, 4096x4096 by default (1024x1024 of an engine); or the"
-        " largest frame that an engine takes, 2160x3840 by default.",
-    ),
-    click.option(
-        "--smallest",
-        metavar="HxW",
-        help="The smallest --dynamic-resolution; 64x64 by default.",
-    ),
-    click.option(
-        "--largest-batch",
-        type=click.IntRange(1, 1024),
-        help="Of --dynamic-batch; 1024 by default, 8 of an engine or of Triton's batches.",
-    ),
-    click.option(
-        "--rebuild",
-        type=PathType(),
-        metavar="BUNDLE",
-        help="Make again what --to names, from the ONNX that this bundle holds; needs no torch.",
-    ),
 )
-_OF_ENGINES = (
-    "gpu",
-    "workspace_mib",
-    "builder_level",
-    "timing_cache",
-    "hardware_compatible",
-    "version_compatible",
-    "strip_weights",
-    "largest",
-    "largest_batch",
-)
-_LIMITS = {
-    "largest_batch": "dynamic_batch",
-    "largest": "dynamic_resolution",
-    "smallest": "dynamic_resolution",
-}
-"""Limits, and what they are of."""
 
 
-def engine_options(command: Command) -> Command:
-    """`--to` and what belongs to it."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | None:  # noqa: ANN401
-    """What engines were asked for; None: none.
-
-    Raises:
-        UsageError: an option of engines without a target that has some, or an unusable one.
-    """
-    if not target.startswith("tensorrt"):
-        given = given_options(click.get_current_context())
-        if wrong := [name for name in _OF_ENGINES if name in given and name not in _LIMITS]:
-            raise UsageError(
-                f"--{wrong[0].replace('_', '-')} is of engines, but --to is {target}."
-                " Try --to tensorrt-rtx"
-            )
-        return None
+def _chosen(options: Mapping[str, Any]) -> EngineOptions:
     from depthmask.export.engines import EngineOptions
     from depthmask.export.tensorrt_builder import BuildFlags
     from depthmask.profiles import PROFILE_BATCH
 
     largest = options["largest"]
     return EngineOptions(
-        flavour=target,
+        flavour=options["target"],
         architectures=options["gpu"] or (),
         workspace_mib=options["workspace_mib"],
         level=options["builder_level"],
@@ -152,54 +83,13 @@ def chosen_engine(target: Any, options: Mapping[str, Any]) -> EngineOptions | No
     )
 
 
-def chosen_limits(options: Mapping[str, Any], opened: Mapping[str, bool], target: str) -> Limits:
-    """The limits of an open batch and resolution.
-
-    Args:
-        options: of the command line.
-        opened: whether `dynamic_batch` and `dynamic_resolution` were asked for.
-        target: engines have limits of their own, which need neither.
-
-    Raises:
-        UsageError: a limit of what is not open, or an unusable one.
-    """
-    from depthmask.bundle import Limits
-
-    given = given_options(click.get_current_context())
-    for name, of in _LIMITS.items():
-        of_target = target.startswith("tensorrt") and name in _OF_ENGINES
-        if name in given and not opened[of] and not of_target:
-            flag = of.replace("_", "-")
-            raise UsageError(f"--{name.replace('_', '-')} is of --{flag}. Try it with --{flag}")
-    sizes = {
-        name: Resolution.parse(options[name])
-        for name in ("smallest", "largest")
-        if options[name] is not None and opened["dynamic_resolution"]
-    }
-    return Limits.of(options["largest_batch"], **sizes)
-
-
-def rebuild_only(context: click.Context, also: Collection[str] = ()) -> None:
-    """Refuse options that a rebuild would not heed; `also` names those of its target that it does.
-
-    Raises:
-        UsageError: there is one.
-    """
-    heeded = {"target", "rebuild", "as_json", *_OF_ENGINES, *also}
-    if wrong := sorted(given_options(context) - heeded):
-        raise UsageError(
-            f"--rebuild takes the bundle's ONNX as it is, but got --{wrong[0].replace('_', '-')}."
-            " Leave that out, or export again without --rebuild"
-        )
-
-
-def print_engines(manifest: Manifest) -> None:
+def print_engines(bundle: Bundle) -> None:
     """One line for each engine, and what the builder warned of."""
     from rich.markup import escape
 
     from depthmask.engine import PRODUCTS
 
-    for header in manifest.engines:
+    for header in bundle.manifest.engines:
         checked = (
             "verified on this GPU"
             if header.verified
@@ -225,10 +115,11 @@ def _flags(header: EngineHeader) -> str:
     return "".join(f", {words}" for words, is_so in said.items() if is_so)
 
 
-def given_options(context: click.Context) -> set[str]:
-    """The options that the user wrote."""
-    return {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    }
+ENGINES = TargetKind(
+    names=("tensorrt", "tensorrt-rtx"),
+    title="engines",
+    options=_OPTIONS,
+    shared=OF_ENGINES,
+    chosen=_chosen,
+    show=print_engines,
+)

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands.engine_options import (
-    chosen_engine,
-    chosen_limits,
-    engine_options,
-    print_engines,
-    rebuild_only,
-)
+from depthmask.commands.limit_options import chosen_limits
 from depthmask.commands.options import (
     PathType,
     checkpoint_option,
@@ -28,21 +22,18 @@ from depthmask.commands.options import (
     threads_option,
 )
 from depthmask.commands.stage_options import stage_input, stage_options
-from depthmask.commands.triton_options import (
-    OF_TRITON,
-    chosen_repository,
-    print_repository,
-    triton_options,
+from depthmask.commands.target_options import (
+    check_rebuild,
+    chosen_target,
+    print_targets,
+    target_options,
 )
-from depthmask.commands.web_options import OF_WEB, chosen_web, print_web, web_options
 from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 
 if TYPE_CHECKING:
     from depthmask.bundle import Bundle, Int8Record, Precision
-    from depthmask.export.engines import EngineOptions
-    from depthmask.export.to_triton import RepositoryOptions
-    from depthmask.export.to_web import WebOptions
+    from depthmask.export.targets import Target
 
 
 @click.command()
@@ -102,9 +93,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic-resolution", is_flag=True, help="Leave the network's size open (--input image)."
 )
-@engine_options
-@web_options
-@triton_options
+@target_options
 @click.option(
     "--rewrite",
     "rewrites",
@@ -154,7 +143,6 @@ def command(
     input_kind: Any,  # noqa: ANN401  (click's choices are the literal's)
     dynamic_batch: bool,
     dynamic_resolution: bool,
-    target: Any,  # noqa: ANN401
     rewrites: str,
     tune: bool,
     profile: Any,  # noqa: ANN401
@@ -162,6 +150,7 @@ def command(
     opset: int,
     data: Path | None,
     out: Path | None,
+    rebuild: Path | None,
     overwrite: bool,
     force: bool,
     as_json: bool,
@@ -181,11 +170,9 @@ def command(
       dmx export --to triton --dynamic-batch --instances 2
       dmx export --rebuild lite-224-fp16-tensorrt-rtx --to tensorrt-rtx --gpu sm120
     """
-    engine = chosen_engine(target, others)
-    web = chosen_web(target, others)
-    repository = chosen_repository(target, others, device=profile, threads=threads)
-    if others["rebuild"] is not None:
-        _report(_rebuild(others["rebuild"], engine, web, repository), as_json)
+    target = chosen_target(click.get_current_context())
+    if rebuild is not None:
+        _report(_rebuild(rebuild, target), as_json)
         return
     from depthmask import presets
     from depthmask.models import require_torch
@@ -215,7 +202,7 @@ def command(
         )
     require_precision(asked[0])
     opened = {"dynamic_batch": dynamic_batch, "dynamic_resolution": dynamic_resolution}
-    limits = chosen_limits(others, opened, target)
+    limits = chosen_limits(others, opened)
     if not int8 and (max_drop is not None or calibration is not None):
         raise UsageError("--max-drop and --calibration are of int8. Try them with --int8")
     int8_options = Int8Options(
@@ -258,9 +245,6 @@ def command(
             resolution=options.resolutions,
             precision=options.precision,
             target=target,
-            engine=engine,
-            web=web,
-            repository=repository,
             input=input_kind,
             dynamic_batch=dynamic_batch,
             dynamic_resolution=dynamic_resolution,
@@ -277,27 +261,14 @@ def command(
     _report(bundle, as_json)
 
 
-def _rebuild(
-    path: Path,
-    engine: EngineOptions | None,
-    web: WebOptions | None,
-    repository: RepositoryOptions | None,
-) -> Bundle:
-    from depthmask.export.engines import rebuild
-    from depthmask.export.to_triton import rebuild_repository
-    from depthmask.export.to_web import rebuild_web
+def _rebuild(path: Path, target: Target | None) -> Bundle:
+    from depthmask.export.targets import rebuild
 
-    rebuild_only(
-        click.get_current_context(), also=OF_WEB if web else OF_TRITON if repository else ()
-    )
+    check_rebuild(click.get_current_context())
+    if target is None:
+        raise UsageError("--rebuild needs --to tensorrt, tensorrt-rtx, web or triton")
     with messages.status("building") as status:
-        if web is not None:
-            return rebuild_web(path, web, progress=status.update)
-        if repository is not None:
-            return rebuild_repository(path, repository)
-        if engine is not None:
-            return rebuild(path, engine, progress=status.update)
-    raise UsageError("--rebuild needs --to tensorrt, tensorrt-rtx, web or triton")
+        return rebuild(path, target, progress=status.update)
 
 
 def _report(bundle: Bundle, as_json: bool) -> None:
@@ -355,9 +326,7 @@ def _print(bundle: Bundle) -> None:
             f" ({escape(manifest.search.searched)}) and judged on {manifest.search.judged_images} others"
             f" ({escape(manifest.search.judged)})"
         )
-    print_engines(manifest)
-    print_web(bundle)
-    print_repository(manifest)
+    print_targets(bundle)
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     state = "verified" if manifest.verified else "[red]NOT verified[/], kept by --force"
     where = escape(str(bundle.path))

@@ -56,7 +56,7 @@ def command(bundle: Path | None, layers: bool, placed_by: str | None, as_json: b
         print_json(document | ({"placed": msgspec.to_builtins(placed)} if placed else {}))
         return
     _print_summary(opened)
-    print_engines(opened.manifest)
+    print_engines(opened)
     for file, records in listed.items():
         _print_layers(file, records, each=layers)
     for file, nodes in placed.items():

@@ -6,16 +6,16 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands.options import PathType, console, messages
+from depthmask.commands.options import PathType, console, messages, together
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from depthmask.video.live_source import LiveOptions, SourceEvent
     from depthmask.video.statistics import RunStatistics
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 STATS_SCHEMA = 1
 
 
@@ -62,58 +61,6 @@ class LiveArguments:
         from depthmask.video.live_source import LiveOptions
 
         return LiveOptions(self.timeout_s, self.max_reconnects, _tell)
-
-
-def live_options(command: Command) -> Command:
-    """Everything that fills `LiveArguments`, and --list-cameras."""
-    for option in reversed(
-        (
-            click.option(
-                "--list-cameras",
-                is_flag=True,
-                is_eager=True,
-                expose_value=False,
-                callback=_list_cameras,
-                help="Print the cameras with their formats, sizes and rates, and exit.",
-            ),
-            click.option(
-                "--camera-format", metavar="NAME", help="mjpeg, yuyv422 or another one of the list."
-            ),
-            click.option("--camera-size", metavar="WIDTHxHEIGHT", help="As the list has it."),
-            click.option(
-                "--camera-fps",
-                type=click.FloatRange(min=0, min_open=True),
-                metavar="RATE",
-                help="Frames per second. What a camera does not offer is an error.",
-            ),
-            click.option(
-                "--timeout",
-                "timeout_s",
-                type=click.FloatRange(min=0.1),
-                default=4.0,
-                show_default=True,
-                metavar="SECONDS",
-                help="Without a picture for so long a live source counts as lost.",
-            ),
-            click.option(
-                "--max-reconnects",
-                type=click.IntRange(min=0),
-                metavar="N",
-                help="Give a lost live source up after so many attempts.  [default: never]",
-            ),
-            click.option(
-                "--max-age-ms",
-                type=click.FloatRange(min=0, min_open=True),
-                metavar="MS",
-                help="Leave out a live source's frames that are older.",
-            ),
-            click.option(
-                "--stats", type=PathType(), help="A JSON file for ages, rates, drops and losses."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @contextmanager
@@ -212,3 +159,48 @@ def _list_cameras(context: click.Context, parameter: click.Parameter, wanted: bo
         for mode in camera.modes:
             console.print(f"  {mode}", markup=False, soft_wrap=True)
     context.exit()
+
+
+live_options = together(
+    click.option(
+        "--list-cameras",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_list_cameras,
+        help="Print the cameras with their formats, sizes and rates, and exit.",
+    ),
+    click.option(
+        "--camera-format", metavar="NAME", help="mjpeg, yuyv422 or another one of the list."
+    ),
+    click.option("--camera-size", metavar="WIDTHxHEIGHT", help="As the list has it."),
+    click.option(
+        "--camera-fps",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="RATE",
+        help="Frames per second. What a camera does not offer is an error.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0.1),
+        default=4.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Without a picture for so long a live source counts as lost.",
+    ),
+    click.option(
+        "--max-reconnects",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Give a lost live source up after so many attempts.  [default: never]",
+    ),
+    click.option(
+        "--max-age-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="MS",
+        help="Leave out a live source's frames that are older.",
+    ),
+    click.option("--stats", type=PathType(), help="A JSON file for ages, rates, drops and losses."),
+)
+"""Everything that fills `LiveArguments`, and --list-cameras."""

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from depthmask.commands.options import together
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
     from depthmask.video.frame import Source
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def map_options(command: Command) -> Command:
-    """--smooth-ms and --skip-identical."""
-    for option in reversed(
-        (
-            click.option(
-                "--smooth-ms",
-                type=click.FloatRange(min=0, min_open=True),
-                metavar="T",
-                help="Average mask and depth over time where the picture stands still, with the time constant"
-                " T. Less flicker, but what changes only slowly shows about T late; what moves is not"
-                " delayed. 100 is a start. Off by default.",
-            ),
-            click.option(
-                "--skip-identical",
-                is_flag=True,
-                help="No inference on a frame that equals the one before in every bit (slides, screen"
-                " recordings, a frozen camera): its maps are used again. Off by default.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+map_options = together(
+    click.option(
+        "--smooth-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="T",
+        help="Average mask and depth over time where the picture stands still, with the time constant"
+        " T. Less flicker, but what changes only slowly shows about T late; what moves is not"
+        " delayed. 100 is a start. Off by default.",
+    ),
+    click.option(
+        "--skip-identical",
+        is_flag=True,
+        help="No inference on a frame that equals the one before in every bit (slides, screen"
+        " recordings, a frozen camera): its maps are used again. Off by default.",
+    ),
+)
+"""--smooth-ms and --skip-identical."""
 
 
 def check_map_options(source: Source, smooth_ms: float | None, *, skip_identical: bool) -> None:

@@ -78,6 +78,31 @@ COUNTS = Parsed("N[,...]", _counts)
 RATES = Parsed("N[,...]", _rates)
 
 
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator; `--help` lists them in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def given_options(context: click.Context) -> set[str]:
+    """The options that the user wrote."""
+    return {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+
+
+def flag(name: str) -> str:
+    """An option as it is written: `--largest-batch`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def out_option(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     """`--out PATH`."""
     return click.option("--out", type=PathType(), required=required, help=help_text)

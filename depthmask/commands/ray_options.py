@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TypeVar
 
 import click
 
+from depthmask.commands.options import together
 from depthmask.errors import UsageError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OPTIONS = (
+ray_options = together(
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -27,13 +25,7 @@ _OPTIONS = (
         help="Of the Ray cluster.  [default: $RAY_ADDRESS, else one of this machine's own]",
     ),
 )
-
-
-def ray_options(command: Command) -> Command:
-    """Both options."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""Both options."""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from depthmask.commands.options import Command, PathType, messages
+from depthmask.commands.options import PathType, messages, together
 from depthmask.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,27 +30,28 @@ strict_option = click.option(
 )
 
 
-def recipe_options(command: Command) -> Command:
-    """What `open_recipe` takes: --assets, --recipe, --depth and --mask-teacher."""
-    assets = click.option(
+recipe_options = together(
+    click.option(
         "--assets",
         type=PathType(),
         default=DEFAULT_ASSETS,
         show_default=True,
         help="Cut-outs and backgrounds, by `dmx data fetch`.",
-    )
-    depth = click.option(
+    ),
+    recipe_option,
+    click.option(
         "--depth",
         metavar="stage|none|render|teacher=MODEL.onnx",
         help="Where depth comes from: exactly from the composite or the render, from a network, or"
         " nowhere.  [default: the recipe's]",
-    )
-    mask_teacher = click.option(
+    ),
+    click.option(
         "--mask-teacher",
         metavar="MODEL.onnx",
         help="The network that gives photographs their masks (recipes of kind photos).",
-    )
-    return assets(recipe_option(depth(mask_teacher(command))))
+    ),
+)
+"""What `open_recipe` takes: --assets, --recipe, --depth and --mask-teacher."""
 
 
 def open_recipe(

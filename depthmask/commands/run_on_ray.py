@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import MofNCompleteColumn, Progress
 
-from depthmask.commands.options import messages, print_json
+from depthmask.commands.options import flag, given_options, messages, print_json
 from depthmask.commands.ray_options import check_engine, ray_connection
 from depthmask.errors import InputError, UsageError
 from depthmask.runtimes import for_precision
@@ -137,14 +137,9 @@ def _runtime(options: Mapping[str, Any], bundle: Bundle) -> str:
 
 
 def _check_options(context: click.Context) -> None:
-    given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    }
-    if wrong := sorted(given - _HEEDED):
+    if wrong := sorted(given_options(context) - _HEEDED):
         raise UsageError(
-            f"--{wrong[0].replace('_', '-')} is of --engine local, but got --engine ray. Leave it out"
+            f"{flag(wrong[0])} is of --engine local, but got --engine ray. Leave it out"
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from depthmask.commands.options import NAMES
+from depthmask.commands.options import NAMES, together
 from depthmask.errors import UsageError
 from depthmask.frames import IMAGE_SUFFIXES
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from depthmask.video.http_sink import HttpAddress
     from depthmask.video.sinks import Sink
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Kind = Literal["window", "folder", "video", "lines", "http"]
 _OTHER_SUFFIXES = frozenset({".avi", ".webm", ".gif", ".json"})
 _GREEN = "#00ff00"
@@ -40,34 +38,29 @@ class Output:
     background: Background | None = None
 
 
-def output_options(command: Command) -> Command:
-    """--view, --background and --out."""
-    for option in reversed(
-        (
-            click.option(
-                "--view",
-                "views",
-                type=NAMES,
-                help="overlay, mask, depth, side (frame, mask and depth beside each other), blur (the"
-                " background out of focus) or cutout, with commas for several in a folder. By default"
-                " overlay, mask and depth for a folder, else overlay.",
-            ),
-            click.option(
-                "--background",
-                metavar="'#RRGGBB'|PICTURE|transparent",
-                help="Of cutout. By default transparent in a folder, else green.",
-            ),
-            click.option(
-                "--out",
-                metavar="FOLDER|FILE|-|http://127.0.0.1:PORT/",
-                help="A folder for PNG files; a .mp4 or .mkv file; a .jsonl file (- is standard output) for a"
-                " line of numbers a frame; an address of this machine to serve Motion JPEG on. Without it a"
-                " video is shown in a window.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+output_options = together(
+    click.option(
+        "--view",
+        "views",
+        type=NAMES,
+        help="overlay, mask, depth, side (frame, mask and depth beside each other), blur (the"
+        " background out of focus) or cutout, with commas for several in a folder. By default"
+        " overlay, mask and depth for a folder, else overlay.",
+    ),
+    click.option(
+        "--background",
+        metavar="'#RRGGBB'|PICTURE|transparent",
+        help="Of cutout. By default transparent in a folder, else green.",
+    ),
+    click.option(
+        "--out",
+        metavar="FOLDER|FILE|-|http://127.0.0.1:PORT/",
+        help="A folder for PNG files; a .mp4 or .mkv file; a .jsonl file (- is standard output) for a"
+        " line of numbers a frame; an address of this machine to serve Motion JPEG on. Without it a"
+        " video is shown in a window.",
+    ),
+)
+"""--view, --background and --out."""
 
 
 def check_output(

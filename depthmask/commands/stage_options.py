@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands.options import Command, Parsed, PathType
+from depthmask.commands.options import Command, Parsed, PathType, together
 
 if TYPE_CHECKING:
     from depthmask.presets import StageInput
@@ -25,32 +26,27 @@ def _triple(text: str) -> tuple[float, float, float]:
 _TRIPLE = Parsed("X,X,X", _triple)
 
 
-def stage_options(command: Command) -> Command:
-    """The options of both stages; their values come as keyword arguments, for `stage_input`."""
-    for role in reversed(ROLES):
-        options = (
-            click.option(
-                f"--{role}-onnx", type=PathType(), help=f"An ONNX file as the {role} network."
-            ),
-            click.option(
-                f"--{role}-layout", type=click.Choice(["nchw", "nhwc"]), help="Of its input."
-            ),
-            click.option(
-                f"--{role}-order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."
-            ),
-            click.option(
-                f"--{role}-range",
-                type=click.Choice(["0..1", "0..255", "-1..1"]),
-                help="Black and white, before mean and std; 0..1 by default.",
-            ),
-            click.option(
-                f"--{role}-mean", type=_TRIPLE, help="In the range's unit and its channels' order."
-            ),
-            click.option(f"--{role}-std", type=_TRIPLE, help="Likewise."),
-        )
-        for option in reversed(options):
-            command = option(command)
-    return command
+def _options(role: str) -> Callable[[Command], Command]:
+    return together(
+        click.option(
+            f"--{role}-onnx", type=PathType(), help=f"An ONNX file as the {role} network."
+        ),
+        click.option(f"--{role}-layout", type=click.Choice(["nchw", "nhwc"]), help="Of its input."),
+        click.option(f"--{role}-order", type=click.Choice(["rgb", "bgr"]), help="Of its channels."),
+        click.option(
+            f"--{role}-range",
+            type=click.Choice(["0..1", "0..255", "-1..1"]),
+            help="Black and white, before mean and std; 0..1 by default.",
+        ),
+        click.option(
+            f"--{role}-mean", type=_TRIPLE, help="In the range's unit and its channels' order."
+        ),
+        click.option(f"--{role}-std", type=_TRIPLE, help="Likewise."),
+    )
+
+
+stage_options = together(*map(_options, ROLES))
+"""The options of both stages; their values come as keyword arguments, for `stage_input`."""
 
 
 def stage_input(role: str, values: dict[str, Any]) -> StageInput | None:

@@ -1,52 +1,94 @@
-"""`dmx bench --sweep`: its options, and what it prints."""
+"""`dmx bench --sweep`: its options, what it does, and what it prints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from depthmask.commands import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from depthmask.bench.sweep import SweepResult
     from depthmask.bundle import Bundle
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+
+sweep_options = options.together(
+    click.option(
+        "--sweep",
+        is_flag=True,
+        help="Find the most accurate resolution, precision, runtime and number of threads that"
+        " meet --target-ms, and export it to --export.",
+    ),
+    click.option(
+        "--target-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        help="What a call may take.",
+    ),
+    click.option(
+        "--percentile",
+        type=click.FloatRange(50, 99.9),
+        default=99.0,
+        show_default=True,
+        help="So many per cent of the calls must.",
+    ),
+    options.preset_option,
+    options.checkpoint_option,
+    click.option("--export", type=options.PathType(), help="The folder of the chosen bundle."),
+)
+"""`--sweep` and what belongs to it."""
 
 
-def sweep_options(command: Command) -> Command:
-    """`--sweep` and what belongs to it."""
-    for option in reversed(
-        (
-            click.option(
-                "--sweep",
-                is_flag=True,
-                help="Find the most accurate resolution, precision, runtime and number of threads that"
-                " meet --target-ms, and export it to --export.",
-            ),
-            click.option(
-                "--target-ms",
-                type=click.FloatRange(min=0, min_open=True),
-                help="What a call may take.",
-            ),
-            click.option(
-                "--percentile",
-                type=click.FloatRange(50, 99.9),
-                default=99.0,
-                show_default=True,
-                help="So many per cent of the calls must.",
-            ),
-            options.preset_option,
-            options.checkpoint_option,
-            click.option(
-                "--export", type=options.PathType(), help="The folder of the chosen bundle."
-            ),
+def run_sweep(
+    bundles: tuple[Path, ...],
+    target_ms: float | None,
+    out: Path | None,
+    *,
+    preset: str | None,
+    checkpoint: Path | None,
+    data: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **settings: Any,  # noqa: ANN401  (those of `sweep_chain`)
+) -> None:
+    """Sweep, export what was chosen to `out`, and print.
+
+    Raises:
+        UsageError: --target-ms or --export is missing, a bundle was named, or `out` exists.
+        CheckFailedError: no candidate meets the target.
+    """
+    import msgspec
+
+    from depthmask.atomic import check_target
+    from depthmask.bench.sweep_chain import sweep_chain
+    from depthmask.errors import UsageError
+    from depthmask.export.source import open_chain
+    from depthmask.samples import open_samples
+
+    if bundles or target_ms is None or out is None:
+        raise UsageError(
+            "--sweep must have --target-ms and --export, and a --preset or --checkpoint instead of a"
+            " BUNDLE, whose candidates it exports itself"
         )
-    ):
-        command = option(command)
-    return command
+    check_target(out, overwrite=overwrite)
+    chain, weights = open_chain(preset, checkpoint=checkpoint)
+    with options.messages.status("starting") as status:
+        result, bundle = sweep_chain(
+            chain,
+            weights,
+            open_samples(data),
+            target_ms,
+            out,
+            overwrite=overwrite,
+            tell=status.update,
+            **settings,
+        )
+    if as_json:
+        options.print_json(msgspec.to_builtins(result))
+    else:
+        print_sweep(result, bundle)
 
 
 def print_sweep(result: SweepResult, bundle: Bundle) -> None:

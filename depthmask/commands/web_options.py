@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from depthmask.commands.engine_options import given_options
 from depthmask.commands.options import PathType, console
-from depthmask.errors import UsageError
+from depthmask.commands.target_kind import TargetKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from depthmask.bundle import Bundle
     from depthmask.export.to_web import WebOptions
-
-    Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
@@ -31,35 +28,15 @@ _OPTIONS = (
         help="--to web also for GPUs: larger, and used where there is one.",
     ),
 )
-OF_WEB = ("ort_web", "webgpu")
 
 
-def web_options(command: Command) -> Command:
-    """What belongs to `--to web`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def chosen_web(target: Any, options: Mapping[str, Any]) -> WebOptions | None:  # noqa: ANN401
-    """How the browser's folder is made; None: none was asked for.
-
-    Raises:
-        UsageError: an option of it without it.
-    """
-    if target != "web":
-        given = given_options(click.get_current_context())
-        if wrong := [name for name in OF_WEB if name in given]:
-            raise UsageError(
-                f"--{wrong[0].replace('_', '-')} is of --to web, but --to is {target}. Try --to web"
-            )
-        return None
+def _chosen(options: Mapping[str, Any]) -> WebOptions:
     from depthmask.export.to_web import WebOptions
 
     return WebOptions(ort_web=options["ort_web"], webgpu=options["webgpu"])
 
 
-def print_web(bundle: Bundle) -> None:
+def _show(bundle: Bundle) -> None:
     """Two lines on the folder, where the bundle has one."""
     from rich.markup import escape
 
@@ -80,3 +57,6 @@ def print_web(bundle: Bundle) -> None:
         f" {packed}."
     )
     console.print("Host it anywhere: docs/browser.md says how, and which headers make it fast.")
+
+
+WEB = TargetKind(names=("web",), title="--to web", options=_OPTIONS, chosen=_chosen, show=_show)

@@ -663,14 +663,16 @@ def test_nothing_of_the_gpus_memory_is_lost_over_many_frames(session_on_gpu):
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def built(request, tiny_chain, trace, tmp_path_factory):
     from depthmask.export import export_chain
+    from depthmask.export.engines import EngineOptions
 
     module = request.param.replace("-", "_")
     trt = pytest.importorskip(module, reason=f"needs the extra {request.param}")
     if request.param == "tensorrt-rtx" and cuda_architecture() not in architecture_names(trt):
         pytest.skip(f"TensorRT-RTX has no engines for {cuda_architecture()}")
     folder = tmp_path_factory.mktemp(module) / "b"
+    target = EngineOptions(flavour=request.param)
     return export_chain(
-        tiny_chain, folder, resolution=Resolution(64, 64), target=request.param, trace=trace
+        tiny_chain, folder, resolution=Resolution(64, 64), target=target, trace=trace
     )
 
 
@@ -710,7 +712,8 @@ def test_a_cuda_graph_gives_what_a_plain_run_gives(built, frame_HW3):
     ids=lambda flags: next(iter(flags)),
 )
 def test_an_engine_with_flags_agrees_with_pytorch_on_the_gpu(flags, tiny_bundle_path, tmp_path):
-    from depthmask.export.engines import EngineOptions, rebuild
+    from depthmask.export.engines import EngineOptions
+    from depthmask.export.targets import rebuild
     from depthmask.export.tensorrt_builder import BuildFlags
 
     pytest.importorskip("tensorrt", reason="needs the extra tensorrt")

@@ -23,7 +23,8 @@ from depthmask.errors import (
     UsageError,
 )
 from depthmask.export import engines, export_chain, verify_bundle
-from depthmask.export.engines import EngineOptions, rebuild
+from depthmask.export.engines import EngineOptions
+from depthmask.export.targets import rebuild
 from depthmask.export.tensorrt_builder import BuildFlags, Built
 from depthmask.frames import Resolution
 
@@ -47,8 +48,7 @@ def engine_bundle(tiny_chain, trace, tmp_path_factory):
         tmp_path_factory.mktemp("engines") / "b",
         resolution=(SMALL, Resolution(48, 64)),
         precision="fp16",
-        target="tensorrt-rtx",
-        engine=for_gpus("sm86", "sm89"),
+        target=for_gpus("sm86", "sm89"),
         trace=trace,
     )
 
@@ -103,8 +103,7 @@ def test_open_sides_are_a_profile(tiny_chain, trace, tmp_path, precision):
         resolution=SMALL,
         precision=precision,
         dynamic_batch=True,
-        target="tensorrt-rtx",
-        engine=for_gpus("sm89", largest_batch=4, largest=Resolution(1080, 1920)),
+        target=for_gpus("sm89", largest_batch=4, largest=Resolution(1080, 1920)),
         trace=trace,
     )
     frame = bundle.manifest.engines[0].inputs["frame"]
@@ -120,8 +119,7 @@ def test_a_dynamic_resolution_is_a_profile(tiny_chain, trace, tmp_path):
         resolution=Resolution(64, 96),
         input="image",
         dynamic_resolution=True,
-        target="tensorrt-rtx",
-        engine=for_gpus("sm120", largest=Resolution(256, 512)),
+        target=for_gpus("sm120", largest=Resolution(256, 512)),
         trace=trace,
     )
     image = bundle.manifest.engines[0].inputs["image"]
@@ -154,8 +152,7 @@ def test_engines_are_not_built_for_a_precision_that_they_do_not_compute_in(
             tmp_path / "new",
             resolution=Resolution(32, 32),
             precision="bf16",
-            target="tensorrt-rtx",
-            engine=for_gpus("sm120"),
+            target=for_gpus("sm120"),
         )
 
 
@@ -181,24 +178,19 @@ def test_what_cannot_be_built_here_is_said_before_any_work(tiny_chain, tmp_path,
         (for_gpus("sm1"), UsageError, "but got 'sm1'"),
     ]:
         with pytest.raises(error, match=words):
-            export_chain(
-                tiny_chain, tmp_path / "b", target="tensorrt-rtx", engine=options, trace=never
-            )
+            export_chain(tiny_chain, tmp_path / "b", target=options, trace=never)
     monkeypatch.setattr(engines, "require", lambda name: None)
+    target = EngineOptions(flavour="tensorrt")
     with pytest.raises(
         UnavailableError, match=r"there is no NVIDIA driver\. Try --to tensorrt-rtx"
     ):
-        export_chain(tiny_chain, tmp_path / "b", target="tensorrt", trace=never)
+        export_chain(tiny_chain, tmp_path / "b", target=target, trace=never)
     assert not (tmp_path / "b").exists()
 
 
-def test_tensorrt_takes_no_architectures_and_onnx_no_engines(tiny_chain, tmp_path):
+def test_tensorrt_takes_no_architectures():
     with pytest.raises(UsageError, match="builds for the GPU of the machine"):
         EngineOptions(flavour="tensorrt", architectures=("sm86",))
-    with pytest.raises(UsageError, match="but got onnx"):
-        export_chain(tiny_chain, tmp_path / "b", engine=for_gpus("sm86"))
-    with pytest.raises(UsageError, match="the target must be the engine's, tensorrt-rtx"):
-        export_chain(tiny_chain, tmp_path / "b", target="tensorrt", engine=for_gpus("sm86"))
 
 
 @pytest.mark.parametrize(

@@ -17,21 +17,16 @@ from web_pages import with_page
 from depthmask.bundle import SHIPPED_BUNDLE, open_bundle, write_manifest
 from depthmask.errors import CheckFailedError, InputError, UnavailableError, UsageError
 from depthmask.export import brotli_files, export_chain, onnxruntime_web
-from depthmask.export.to_web import (
-    WebManifest,
-    WebOptions,
-    prepare_web,
-    read_web_manifest,
-    rebuild_web,
-)
+from depthmask.export.targets import rebuild
+from depthmask.export.to_web import WebManifest, WebOptions, read_web_manifest
 from depthmask.frames import Resolution
 
 
 @pytest.fixture(scope="module")
 def exported(tiny_chain, trace, ort_web, tmp_path_factory):
     out = tmp_path_factory.mktemp("web") / "b"
-    options = {"target": "web", "web": WebOptions(ort_web=ort_web)}
-    return export_chain(tiny_chain, out, resolution=Resolution(32, 64), trace=trace, **options)
+    target = WebOptions(ort_web=ort_web)
+    return export_chain(tiny_chain, out, resolution=Resolution(32, 64), target=target, trace=trace)
 
 
 @pytest.fixture
@@ -82,10 +77,10 @@ def test_a_bundle_of_several_resolutions_gives_its_largest_whole(ort_web, tmp_pa
 
 def test_rebuilding_replaces_the_page_and_nothing_else(exported, copied, ort_web):
     (before, expected) = (contents(copied), contents(exported.path / "web"))
-    rebuilt = rebuild_web(copied, WebOptions(ort_web=ort_web))
+    rebuilt = rebuild(copied, WebOptions(ort_web=ort_web))
     assert open_bundle(copied).manifest == rebuilt.manifest == exported.manifest
     assert contents(copied) == before
-    rebuild_web(copied, WebOptions(ort_web=ort_web, webgpu=True))
+    rebuild(copied, WebOptions(ort_web=ort_web, webgpu=True))
     assert len(contents(copied / "web")) == len(expected) + 2 * len(onnxruntime_web.WEBGPU_FILES)
     runtime = read_web_manifest(copied / "web").runtime
     assert runtime.webgpu is not None
@@ -133,6 +128,7 @@ def test_rebuilding_one_resolution_needs_no_torch_and_no_onnx(copied, ort_web):
         (("--to", "tensorrt", "--ort-web", "x"), "--ort-web is of --to web, but --to is tensorrt"),
         (("--to", "web", "--gpu", "sm86"), "--gpu is of engines, but --to is web"),
         (("--to", "web", "--rebuild", "b", "--fp16"), "but got --fp16"),
+        (("--to", "web", "--rebuild", "b", "--largest-batch", 4), "but got --largest-batch"),
     ],
 )
 def test_options_that_would_not_be_heeded_are_refused(dmx_inside, arguments, words):
@@ -146,8 +142,8 @@ def test_what_cannot_be_made_is_said_before_any_work(tiny_chain, tmp_path, monke
         raise AssertionError
 
     def export(source):
-        web = WebOptions(ort_web=source)
-        export_chain(tiny_chain, tmp_path / "b", target="web", web=web, trace=never)
+        target = WebOptions(ort_web=source)
+        export_chain(tiny_chain, tmp_path / "b", target=target, trace=never)
 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match=r"npm is not here\. Install it\. Try --ort-web"):
@@ -157,9 +153,7 @@ def test_what_cannot_be_made_is_said_before_any_work(tiny_chain, tmp_path, monke
     with pytest.raises(InputError, match=r"must be onnxruntime-web .* but it lacks"):
         export(tmp_path)
     with pytest.raises(UsageError, match="bf16 is for openvino"):
-        prepare_web(WebOptions(), "bf16")
-    with pytest.raises(UsageError, match="web options are for a target of web, but got onnx"):
-        export_chain(tiny_chain, tmp_path / "b", web=WebOptions(), trace=never)
+        WebOptions().prepare("bf16")
     assert not (tmp_path / "b").exists()
 
 
@@ -170,7 +164,7 @@ def test_a_registry_that_npm_cannot_reach_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     expected = r"must fetch onnxruntime-web@.*, but: npm error code ENOTFOUND\. Try --ort-web"
     with pytest.raises(UnavailableError, match=expected):
-        prepare_web(WebOptions(), "fp32")
+        WebOptions().prepare("fp32")
 
 
 def test_only_the_pinned_bytes_are_taken(ort_web, tmp_path):
@@ -178,15 +172,15 @@ def test_only_the_pinned_bytes_are_taken(ort_web, tmp_path):
     changed[-1] ^= 1
     (tmp_path / "changed.tgz").write_bytes(changed)
     with pytest.raises(CheckFailedError, match="its integrity differs"):
-        prepare_web(WebOptions(ort_web=tmp_path / "changed.tgz"), "fp32")
+        WebOptions(ort_web=tmp_path / "changed.tgz").prepare("fp32")
     with tarfile.open(fileobj=io.BytesIO(ort_web.read_bytes())) as archive:
         archive.extractall(tmp_path, filter="data")
-    from_folder = prepare_web(WebOptions(ort_web=tmp_path / "package"), "fp32")
-    assert from_folder == prepare_web(WebOptions(ort_web=ort_web), "fp32")
+    from_folder = onnxruntime_web.read(onnxruntime_web.WASM_FILES, tmp_path / "package")
+    assert from_folder == onnxruntime_web.read(onnxruntime_web.WASM_FILES, ort_web)
     wasm = tmp_path / "package" / "dist" / "ort-wasm-simd-threaded.wasm"
     wasm.write_bytes(wasm.read_bytes()[:-1])
     with pytest.raises(CheckFailedError, match=r"threaded\.wasm must be that of .* sha256 differs"):
-        prepare_web(WebOptions(ort_web=tmp_path / "package"), "fp32")
+        WebOptions(ort_web=tmp_path / "package").prepare("fp32")
 
 
 def test_without_the_package_node_compresses(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from depthmask.engine import EngineHeader, ShapeRange
 from depthmask.errors import InputError, UsageError
 from depthmask.export import export_chain
 from depthmask.export.prototext import Enum, prototext
-from depthmask.export.to_triton import RepositoryOptions, rebuild_repository
+from depthmask.export.targets import rebuild
+from depthmask.export.to_triton import RepositoryOptions
 from depthmask.frames import Resolution
 
 text_format = pytest.importorskip("google.protobuf.text_format")
@@ -43,8 +44,7 @@ def served(tiny_chain, trace, tmp_path_factory):
         tmp_path_factory.mktemp("triton") / "b",
         resolution=SIZES,
         dynamic_batch=True,
-        target="triton",
-        repository=RepositoryOptions(instances=2, threads=1, largest_batch=4),
+        target=RepositoryOptions(instances=2, threads=1, largest_batch=4),
         trace=trace,
     )
 
@@ -103,7 +103,7 @@ def test_what_is_served_computes_what_was_verified(served):
 
 def test_a_fixed_batch_is_not_batched(tiny_chain, trace, tmp_path):
     bundle = export_chain(
-        tiny_chain, tmp_path / "b", resolution=SIZES[0], target="triton", trace=trace
+        tiny_chain, tmp_path / "b", resolution=SIZES[0], target=RepositoryOptions(), trace=trace
     )
     (config,) = configs(bundle).values()
     assert config.max_batch_size == 0
@@ -116,7 +116,12 @@ def test_a_fixed_batch_is_not_batched(tiny_chain, trace, tmp_path):
 
 def test_an_image_input_warms_up_at_its_size(tiny_chain, trace, tmp_path):
     bundle = export_chain(
-        tiny_chain, tmp_path / "b", resolution=SIZES[1], input="image", target="triton", trace=trace
+        tiny_chain,
+        tmp_path / "b",
+        resolution=SIZES[1],
+        input="image",
+        target=RepositoryOptions(),
+        trace=trace,
     )
     (config,) = configs(bundle).values()
     (warm,) = config.model_warmup
@@ -156,7 +161,7 @@ def copied(served, tmp_path):
 
 def test_a_tensorrt_engine_is_served_beside_its_graph(copied):
     with_engine(copied, "tensorrt")
-    found = configs(rebuild_repository(copied.path, RepositoryOptions(device="gpu")))
+    found = configs(rebuild(copied.path, RepositoryOptions(device="gpu")))
     assert len(found) == 3
     (config,) = (config for name, config in found.items() if name.endswith("-48x64-fp32-tensorrt"))
     assert config.backend == "tensorrt"
@@ -171,7 +176,7 @@ def test_a_tensorrt_engine_is_served_beside_its_graph(copied):
 
 def test_an_engine_that_triton_cannot_load_is_not_served(copied):
     with_engine(copied, "tensorrt-rtx")
-    found = configs(rebuild_repository(copied.path, RepositoryOptions()))
+    found = configs(rebuild(copied.path, RepositoryOptions()))
     assert {config.backend for config in found.values()} == {"onnxruntime"}
 
 
@@ -179,13 +184,13 @@ def test_bf16_is_refused_before_anything_is_written(copied):
     write_manifest(copied.path, msgspec.structs.replace(copied.manifest, precision="bf16"))
     before = sorted(copied.path.rglob("*"))
     with pytest.raises(UsageError, match="--fp16"):
-        rebuild_repository(copied.path, RepositoryOptions())
+        rebuild(copied.path, RepositoryOptions())
     assert sorted(copied.path.rglob("*")) == before
 
 
 def test_what_is_no_bundle_gets_no_repository(tmp_path):
     with pytest.raises(InputError, match="must be a bundle"):
-        rebuild_repository(tmp_path, RepositoryOptions())
+        rebuild(tmp_path, RepositoryOptions())
 
 
 def test_the_command_adds_a_repository_and_names_its_models(dmx_inside, tiny_bundle_path, tmp_path):

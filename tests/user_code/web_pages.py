@@ -13,6 +13,7 @@ from unittest import mock
 
 from depthmask.export import to_web
 from depthmask.export.onnxruntime_web import VERSION
+from depthmask.export.targets import rebuild
 
 ROOT = Path(__file__).parent.parent.parent
 ORT_WEB = ROOT / "build" / "onnxruntime-web" / f"onnxruntime-web-{VERSION}.tgz"
@@ -27,7 +28,7 @@ def with_page(bundle_path: Path, path: Path, ort_web: Path, *, webgpu: bool = Fa
     """A copy of a bundle, with its page; without `.br` files, which `served` does not send."""
     shutil.copytree(bundle_path, path)
     with mock.patch.object(to_web, "compress"):
-        to_web.rebuild_web(path, to_web.WebOptions(ort_web=ort_web, webgpu=webgpu))
+        rebuild(path, to_web.WebOptions(ort_web=ort_web, webgpu=webgpu))
     return path
 
 
