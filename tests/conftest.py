@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -35,6 +36,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason=f"no GPU here: {problem}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_for_each_worker() -> None:
+    """Of several workers of pytest-xdist, none waits for a second thread that has no core of its own."""
+    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_listed_once() -> Iterator[None]:
+    """PyTorch's exporter reads the source of its 500 operators anew for every graph; here once."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    @cache
+    def operators() -> list:
+        return onnxscript_apis.__getattr__("get_torchlib_ops")()  # imports onnxscript
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(onnxscript_apis), "get_torchlib_ops", operators)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """What is there already (PyTorch, for the most part) is not looked through by every collection.
+
+    An export collects after each of its steps, and with PyTorch in memory that takes half of a tiny one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
