@@ -62,14 +62,20 @@ def _operators_listed_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _short_collections() -> None:
     """What is there already (PyTorch, for the most part) is not looked through by every collection.
 
     An export collects after each of its steps, and with PyTorch in memory that takes half of a tiny one.
     """
-    gc.collect()
-    gc.freeze()
+    if gc.get_stats()[-1]["collections"] > _collections[-1]:
+        gc.collect()
+        gc.freeze()
+        _collections.append(gc.get_stats()[-1]["collections"])
+
+
+_collections = [0]
+"""Of everything, up to each freeze."""
 
 
 @pytest.fixture(scope="session")
