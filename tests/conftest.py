@@ -39,9 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_for_each_worker() -> None:
-    """Of several workers of pytest-xdist, none waits for a second thread that has no core of its own."""
-    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+def _one_thread() -> None:
+    """At the sizes of these tests a second thread of PyTorch costs more than it computes."""
+    if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
