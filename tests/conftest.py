@@ -107,14 +107,6 @@ def tiny_bundle_path(tiny_chain, trace, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def untrained_lite(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """What `dmx export` of untrained lite says, and the folder that it ran in; read-only by agreement."""
-    folder = tmp_path_factory.mktemp("untrained")
-    options = ("--preset", "lite", "--init", 0, "--resolution", 32, "--json")
-    return run_dmx("export", *options, timeout_s=300, folder=folder), folder
-
-
-@pytest.fixture(scope="session")
 def ort_web() -> Path:
     """npm's archive of onnxruntime-web, which `make test` fetches."""
     from web_pages import ORT_WEB, ROOT
