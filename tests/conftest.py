@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no GPU here: {problem}"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """At the sizes of these tests a second thread of PyTorch costs more than it computes."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_listed_once() -> Iterator[None]:
+    """PyTorch's exporter reads the source of its 500 operators anew for every graph; here once."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    @cache
+    def operators() -> list:
+        return onnxscript_apis.__getattr__("get_torchlib_ops")()  # imports onnxscript
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(onnxscript_apis), "get_torchlib_ops", operators)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _short_collections() -> None:
+    """What is there already (PyTorch, for the most part) is not looked through by every collection.
+
+    An export collects after each of its steps, and with PyTorch in memory that takes half of a tiny one.
+    """
+    if gc.get_stats()[-1]["collections"] > _collections[-1]:
+        gc.collect()
+        gc.freeze()
+        _collections.append(gc.get_stats()[-1]["collections"])
+
+
+_collections = [0]
+"""Of everything, up to each freeze."""
+
+
 @pytest.fixture(scope="session")
 def tiny_chain():
     import tiny_networks
@@ -63,14 +104,6 @@ def tiny_bundle_path(tiny_chain, trace, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     export_chain(tiny_chain, out, resolution=[Resolution(32, 32), Resolution(48, 64)], trace=trace)
     return out
-
-
-@pytest.fixture(scope="session")
-def untrained_lite(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """What `dmx export` of untrained lite says, and the folder that it ran in; read-only by agreement."""
-    folder = tmp_path_factory.mktemp("untrained")
-    options = ("--preset", "lite", "--init", 0, "--resolution", 32, "--json")
-    return run_dmx("export", *options, timeout_s=300, folder=folder), folder
 
 
 @pytest.fixture(scope="session")

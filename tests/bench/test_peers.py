@@ -64,9 +64,9 @@ FAKES = (
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(tiny_chain, trace, tmp_path_factory):
     out = tmp_path_factory.mktemp("peers") / "ours"
-    return export_chain(chains.build("lite", seed=0), out, resolution=SIZE, input="image")
+    return export_chain(tiny_chain, out, resolution=SIZE, input="image", trace=trace)
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def exported_once(bundle, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def result():
+def result(tiny_chain):
     peers = [named("depthmask, ONNX Runtime"), named("PyTorch eager"), *FAKES]
     threads = torch.get_num_threads()
     found = compare_peers(
-        chains.build("lite", seed=0),
+        tiny_chain,
         {"init_seed": 0},
         resolutions=[SIZE],
         threads=1,
@@ -142,9 +142,9 @@ def test_the_table_has_a_row_for_every_peer(result):
     assert "- broken at 32 failed: RuntimeError: no kernel for this" in lines
 
 
-def test_without_ours_there_are_no_ratios(exported_once):
+def test_without_ours_there_are_no_ratios(exported_once, tiny_chain):
     found = compare_peers(
-        chains.build("lite", seed=0),
+        tiny_chain,
         {},
         resolutions=[SIZE],
         threads=1,

@@ -39,14 +39,6 @@ def test_a_pipeline_gives_what_pytorch_gives(
     assert set(prediction.timings_ms) == {"preprocess", "inference", "postprocess"}
 
 
-def test_the_torch_runtime_runs_the_source_of_the_bundle(untrained_lite, frame_HW3):
-    done, folder = untrained_lite
-    assert done.returncode == 0, done.stderr
-    bundle = folder / "lite-32-fp32"
-    with Pipeline.open(bundle, "torch") as a, Pipeline.open(bundle) as b:
-        np.testing.assert_allclose(a(frame_HW3).mask_HW, b(frame_HW3).mask_HW, atol=1e-4)
-
-
 def test_a_batch_gives_what_single_frames_give(tiny_chain, tmp_path, frame_HW3):
     export_chain(tiny_chain, tmp_path / "b", resolution=Resolution(32, 32), dynamic_batch=True)
     frames = [frame_HW3, frame_HW3[::-1], frame_HW3[:, ::-1]]

@@ -153,18 +153,23 @@ def test_one_trace_serves_both_precisions_and_stays_as_it_is(tiny_chain, trace, 
     assert models[0] == models[2] != models[1]
 
 
-def test_a_preset_with_untrained_weights(untrained_lite):
-    done, folder = untrained_lite
+def test_a_preset_with_untrained_weights_runs_on_pytorch_too(dmx, tmp_path, frame_HW3):
+    done = dmx("export", "--preset", "lite", "--init", 0, "--resolution", 32, "--json", timeout_s=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["path"] == "lite-32-fp32"
     assert result["weights"] == {"init_seed": 0}
-    assert verify_bundle(open_bundle(folder / result["path"]))
+    bundle = open_bundle(tmp_path / result["path"])
+    assert verify_bundle(bundle)
+    with Pipeline.open(bundle.path, "torch") as a, Pipeline.open(bundle.path) as b:
+        np.testing.assert_allclose(a(frame_HW3).mask_HW, b(frame_HW3).mask_HW, atol=1e-4)
 
 
-def test_your_own_networks(dmx, tmp_path):
-    done = dmx("export", "--mask", "tiny_networks:TinyMask", "--depth", "tiny_networks:TinyDepth")
-    assert done.returncode == 0, done.stderr
+def test_your_own_networks(dmx_inside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    networks = ("--mask", "tiny_networks:TinyMask", "--depth", "tiny_networks:TinyDepth")
+    code, _, err = dmx_inside("export", *networks)
+    assert code == 0, err
     bundle = open_bundle(tmp_path / "custom-224-fp32")
     assert bundle.manifest.chain.mask.network == "tiny_networks:TinyMask"
 
