@@ -12,7 +12,7 @@ demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes 
 	$(BIN)/dmx demo --out demo-out --overwrite
 
 test: lint types | $(ORT_WEB)  ## linters, types and the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
 	$(BIN)/python -m pytest -m slow
