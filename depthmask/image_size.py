@@ -1,4 +1,4 @@
-"""How large a picture is, from its file's header alone: known before any memory is taken for it."""
+"""What a picture is and how large, from its file's header alone: known before any memory is taken for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ _TIFF_SHORT, _TIFF_LONG = 3, 4
 _NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)  # tables and extensions among the JPEG markers C0 to CF
 
 
+def media_type(data: bytes) -> str | None:
+    """`image/jpeg`, `image/png` or `image/webp`, by how the file begins; None of any other."""
+    if data.startswith(_PNG):
+        return "image/png"
+    if data.startswith(_JPEG):
+        return "image/jpeg"
+    return "image/webp" if _is_webp(data) else None
+
+
 def size_px(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG, PNG, WebP, BMP or TIFF file, upright or not.
 
@@ -24,7 +33,7 @@ def size_px(data: bytes) -> tuple[int, int] | None:
             width, height = struct.unpack_from(">2I", data, 16)
         elif data.startswith(_JPEG):
             height, width = _largest(_jpeg_sizes(data))
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        elif _is_webp(data):
             height, width = _largest(_webp_sizes(data))
         elif data[:2] == b"BM":
             height, width = _bmp_size(data)
@@ -35,6 +44,10 @@ def size_px(data: bytes) -> tuple[int, int] | None:
     except (struct.error, ValueError):
         return None
     return height, width
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def _largest(sizes: Iterator[tuple[int, int]]) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from depthmask.errors import InputError
 from depthmask.frames import UInt8Array, decode_image, encode_png
+from depthmask.image_size import media_type, size_px
 from depthmask.serve.answer import NPZ, Answer, Wanted
-from depthmask.serve.image_header import read_image_header
 from depthmask.serve.refusal import Refusal
 from depthmask.video.overlay import Look, mask_levels, next_range, render
 from depthmask.video.sinks import depth_scale, encode_depth
@@ -37,23 +37,24 @@ def check_image(data: bytes, declared: str, max_pixels: int) -> None:
     Raises:
         Refusal: it is none, another one than declared, or has more pixels than allowed.
     """
-    header = read_image_header(data)
-    if header is None:
+    found, size = media_type(data), size_px(data)
+    if found is None or size is None:
         raise Refusal(
             400, "corrupt", f"the body must be a whole {declared}, but its header is not one"
         )
-    if header.media_type != declared:
+    if found != declared:
         raise Refusal(
             415,
             "media_type",
-            f"the body must be {declared}, as Content-Type says, but it is {header.media_type}",
+            f"the body must be {declared}, as Content-Type says, but it is {found}",
         )
-    if header.pixels > max_pixels:
+    height, width = size
+    if height * width > max_pixels:
         raise Refusal(
             413,
             "pixels",
             f"the image must have {max_pixels / 1e6:g} million pixels at most, but it is"
-            f" {header.width_px} x {header.height_px}",
+            f" {width} x {height}",
         )
 
 
