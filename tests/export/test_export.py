@@ -154,7 +154,9 @@ def test_one_trace_serves_both_precisions_and_stays_as_it_is(tiny_chain, trace, 
 
 
 def test_a_preset_with_untrained_weights_runs_on_pytorch_too(dmx, tmp_path, frame_HW3):
-    done = dmx("export", "--preset", "lite", "--init", 0, "--resolution", 32, "--json", timeout_s=300)
+    done = dmx(
+        "export", "--preset", "lite", "--init", 0, "--resolution", 32, "--json", timeout_s=300
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["path"] == "lite-32-fp32"
