@@ -21,6 +21,9 @@ USER_CODE = Path(__file__).parent / "user_code"
 REQUIRE_GPU = os.environ.get("DEPTHMASK_REQUIRE_GPU") == "1"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# At the sizes of these tests a second thread of PyTorch costs more than it computes; in processes that
+# tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A runner started in the background may have Ctrl-C ignored, and our processes would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,13 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason=f"no GPU here: {problem}"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """At the sizes of these tests a second thread of PyTorch costs more than it computes."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
 
-from depthmask.bench import grid, read_result
+from depthmask.bench import grid, peaks, read_result, report_parts, roofline
 from depthmask.bench.memory import PeakMemory
 from depthmask.bench.sweep import SweepResult
 from depthmask.bundle import open_bundle
@@ -30,6 +31,14 @@ def no_memory_process(request, monkeypatch):
     """It takes seconds a cell; one test has the real thing."""
     if "real_memory" not in request.fixturenames:
         monkeypatch.setattr(grid, "peak_memory", lambda request: PeakMemory(host_bytes=5_000_000))
+
+
+@pytest.fixture(autouse=True)
+def short_roofline(monkeypatch):
+    """The same of small matrices and arrays, with few calls: a report takes seconds less."""
+    sizes = {"matrix_sides": (64,), "array_bytes": 1 << 20, "seconds": 0.02}
+    monkeypatch.setattr(report_parts, "measure_peaks", partial(peaks.measure_peaks, **sizes))
+    monkeypatch.setattr(report_parts, "roofline", partial(roofline.roofline, seconds=0.1))
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def exported_once(bundle, monkeypatch):
 @pytest.fixture(scope="module")
 def result(tiny_chain):
     peers = [named("depthmask, ONNX Runtime"), named("PyTorch eager"), *FAKES]
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     found = compare_peers(
         tiny_chain,
         {"init_seed": 0},
@@ -88,7 +89,8 @@ def result(tiny_chain):
         max_warmup_seconds=0,
         peers=peers,
     )
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
     return found
 
 

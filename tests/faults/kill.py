@@ -9,6 +9,7 @@ each kill, and after one more run that nobody kills.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import random
@@ -189,6 +190,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "user_code"))
     place = Path(folder)
     job = KINDS[kind](place, Path(bundle))
+    gc.collect()
+    gc.freeze()  # forked processes collect what they make, not what they were given
     rng = random.Random(int(seed))
     begun = time.monotonic()
     if os.waitpid(_forked(job.work), 0)[1] != 0:
