@@ -6,13 +6,16 @@ INSTALLED := $(VENV)/.installed
 ORT_WEB_VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' export/onnxruntime_web.py)
 ORT_WEB := build/onnxruntime-web/onnxruntime-web-$(ORT_WEB_VERSION).tgz
 
-.PHONY: demo test test-slow test-camera test-gpu bench-gpu test-faults lint types install clean release release-weights bench-weights bench-peers
+.PHONY: demo test coverage test-slow test-camera test-gpu bench-gpu test-faults lint types install clean release release-weights bench-weights bench-peers
 
 demo: $(INSTALLED)  ## export, verify, benchmark and run on photographs; writes demo-out/report.html
 	$(BIN)/dmx demo --out demo-out --overwrite
 
 test: lint types | $(ORT_WEB)  ## linters, types and the whole suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: $(INSTALLED) | $(ORT_WEB)  ## the same suite, and the lines of depthmask/ and export/ that it does not reach
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 test-slow: $(INSTALLED)  ## what takes minutes: kills by the dozen, long trainings
 	$(BIN)/python -m pytest -m slow
