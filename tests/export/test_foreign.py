@@ -271,3 +271,10 @@ def test_a_program_that_could_run_code_is_not_loaded(program_path, tmp_path, par
             target.writestr(name, content)
     with pytest.raises(InputError, match=said):
         open_chain(depth=str(changed))
+
+
+@pytest.mark.parametrize("mean", ["0.5,0.5", "a,b,c", "1,2,3,4"])
+def test_a_mean_that_is_not_three_numbers_is_refused(dmx_inside, mean):
+    code, _, error = dmx_inside("export", "--depth-onnx", "d.onnx", "--depth-mean", mean)
+    assert code == 2
+    assert f"must be three numbers with commas, but got '{mean}'" in error
