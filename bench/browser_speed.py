@@ -21,6 +21,7 @@ import click
 
 from depthmask.bench.chromium import QUIET, camera, write_clip
 from depthmask.bench.machine import this_machine
+from depthmask.bench.script import run_script
 from depthmask.bench.serve_load import served
 from depthmask.commands.options import PathType
 from depthmask.errors import CheckFailedError, UnavailableError
@@ -42,11 +43,15 @@ def measure_page(bundle: Path, photo: Path, seconds: float) -> dict[str, Any]:
         seconds: for each view.
 
     Raises:
-        UnavailableError: Chromium is not here.
+        UnavailableError: Chromium or playwright is not here.
         CheckFailedError: the page does not load.
     """
-    from playwright.sync_api import sync_playwright
-
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            "playwright is needed, but it is not here. Try pip install playwright"
+        ) from error
     chromium = shutil.which("chromium")
     if chromium is None:
         raise UnavailableError(
@@ -97,4 +102,4 @@ def command(bundle: Path, photo: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    command()
+    run_script(command, "browser_speed")

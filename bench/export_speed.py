@@ -11,7 +11,6 @@ exported is kept, so that `--parts` can be measured one after the other.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -37,9 +36,10 @@ from depthmask.bench.machine import this_machine
 from depthmask.bench.peer_list import PEERS, Subject, plain_onnx
 from depthmask.bench.peers import compare_peers, times_interval
 from depthmask.bench.peers_result import PeerRow
+from depthmask.bench.script import run_script
 from depthmask.bundle import Bundle, Precision, open_bundle
 from depthmask.commands import options
-from depthmask.errors import DepthmaskError, InputError, UsageError
+from depthmask.errors import InputError, UsageError
 from depthmask.frames import Resolution
 from depthmask.output_files import write_output
 
@@ -253,8 +253,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(prog_name="python -m depthmask.bench.export_speed")
-    except DepthmaskError as problem:
-        click.echo(f"error: {' '.join(str(problem).split())}", err=True)
-        sys.exit(problem.exit_code)
+    run_script(main, "export_speed")

@@ -10,7 +10,6 @@ gain is the mean over the rounds of how many times faster the part's median is, 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,11 @@ import onnx_ir as ir
 
 from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.paired import compare_rounds
+from depthmask.bench.script import run_script
 from depthmask.bench.statistics import Recording
 from depthmask.bundle import Precision, open_bundle
 from depthmask.commands import options
-from depthmask.errors import DepthmaskError, InputError
+from depthmask.errors import InputError
 from depthmask.export.exporter import DEFAULT_RESOLUTION, export_chain
 from depthmask.export.onnx_files import to_bytes
 from depthmask.export.onnx_stage import OnnxStage
@@ -296,8 +296,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(prog_name="python -m depthmask.bench.foreign_speed")
-    except DepthmaskError as problem:
-        click.echo(f"error: {' '.join(str(problem).split())}", err=True)
-        sys.exit(problem.exit_code)
+    run_script(main, "foreign_speed")

@@ -10,7 +10,6 @@ installed or fails becomes a row that says why, and the others go on.
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +28,12 @@ from depthmask.bench.machine import this_machine
 from depthmask.bench.peer_list import PEERS, Peer, Subject
 from depthmask.bench.peer_row import PeerMeter
 from depthmask.bench.peers_result import PeerRow, PeersResult, markdown_peers, rich_peers
+from depthmask.bench.script import run_script
 from depthmask.bench.statistics import Recording, compare_quantile, quantile_interval
 from depthmask.bundle import Bundle
 from depthmask.chain import MaskDepthChain
 from depthmask.commands import options
-from depthmask.errors import DepthmaskError, UsageError
+from depthmask.errors import UsageError
 from depthmask.export.exporter import DEFAULT_RESOLUTION, export_chain
 from depthmask.export.source import open_chain
 from depthmask.frames import FloatArray, Normalisation, Resolution, to_network
@@ -293,8 +293,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(prog_name="python -m depthmask.bench.peers")
-    except DepthmaskError as problem:
-        click.echo(f"error: {' '.join(str(problem).split())}", err=True)
-        sys.exit(problem.exit_code)
+    run_script(main, "peers")

@@ -8,7 +8,6 @@ node in `bench.node_times`. All of it is on the CPU.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +21,11 @@ from depthmask.bench.machine import Machine, this_machine
 from depthmask.bench.node_times import RUNTIMES, NodeTimes, check_runtime, node_times
 from depthmask.bench.peaks import Peaks, measure_peaks
 from depthmask.bench.roofline_table import rich_roofline
+from depthmask.bench.script import run_script
 from depthmask.bench.work import RooflineShare, Work, count_work, share_of_roofline
 from depthmask.bundle import Bundle, Precision, open_bundle
 from depthmask.commands import options
-from depthmask.errors import DepthmaskError, UsageError
+from depthmask.errors import UsageError
 from depthmask.frames import Resolution
 from depthmask.pipeline import Pipeline
 
@@ -186,8 +186,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(prog_name="python -m depthmask.bench.roofline")
-    except DepthmaskError as problem:
-        click.echo(f"error: {' '.join(str(problem).split())}", err=True)
-        sys.exit(problem.exit_code)
+    run_script(main, "roofline")

@@ -29,6 +29,7 @@ import click
 import numpy as np
 
 from depthmask.bench.machine import this_machine
+from depthmask.bench.script import run_script
 from depthmask.commands.options import PathType
 from depthmask.errors import CheckFailedError
 from depthmask.samples import SHIPPED_SAMPLES
@@ -201,4 +202,4 @@ def command(
 
 
 if __name__ == "__main__":
-    command()
+    run_script(command, "serve_load")

@@ -116,6 +116,16 @@ def _manifests() -> list[bytes]:
     return [document, json.dumps(json.loads(document)).encode()]
 
 
+def _by_file(path: Path, read: Callable[[Path], object]) -> Feed:
+    """For what reads a file: the content is written there first."""
+
+    def feed(content: bytes) -> None:
+        path.write_bytes(content)
+        read(path)
+
+    return feed
+
+
 def _feed_manifest(folder: Path) -> Feed:
     """As it is, or with right digests, so that what is wrong in it gets further."""
     import hostile
@@ -226,13 +236,7 @@ def _pth_files() -> list[bytes]:
 def _feed_pth(folder: Path) -> Feed:
     from depthmask.import_pth import read_pth
 
-    path = folder / "weights.pth"
-
-    def feed(content: bytes) -> None:
-        path.write_bytes(content)
-        read_pth(path)
-
-    return feed
+    return _by_file(folder / "weights.pth", read_pth)
 
 
 def _lite_checkpoint() -> Path:
@@ -300,13 +304,7 @@ def _programs() -> list[bytes]:
 def _feed_program(folder: Path) -> Feed:
     from depthmask.export.from_pt2 import read_program
 
-    path = folder / "network.pt2"
-
-    def feed(content: bytes) -> None:
-        path.write_bytes(content)
-        read_program(path)
-
-    return feed
+    return _by_file(folder / "network.pt2", read_program)
 
 
 # Images and videos
@@ -497,13 +495,7 @@ def _rcc() -> list[bytes]:
 def _feed_rcc(folder: Path) -> Feed:
     from depthmask.train.packages import read_rcc
 
-    path = folder / "x.rcc"
-
-    def feed(content: bytes) -> None:
-        path.write_bytes(content)
-        read_rcc(path)
-
-    return feed
+    return _by_file(folder / "x.rcc", read_rcc)
 
 
 def _bench_results() -> list[bytes]:
@@ -522,13 +514,7 @@ def _bench_results() -> list[bytes]:
 def _feed_bench_result(folder: Path) -> Feed:
     from depthmask.bench.result import read_result
 
-    path = folder / "bench.json"
-
-    def feed(content: bytes) -> None:
-        path.write_bytes(content)
-        read_result(path)
-
-    return feed
+    return _by_file(folder / "bench.json", read_result)
 
 
 TARGETS = {
