@@ -115,7 +115,7 @@ def test_a_shard_that_fails_is_named_and_the_others_are_made(assets, local, tmp_
 
 
 def test_killed_workers_cost_nothing_but_time(ray_cluster, assets, local, tmp_path):
-    killer = Killer(every_s=0.4, times=3)
+    killer = Killer(every_s=0.05, times=3)  # the job itself takes half a second
     with killer:
         on_ray(assets, tmp_path / "data")
     assert digests(tmp_path / "data") == local
